@@ -1,0 +1,1 @@
+"""Runner, records, ledger and plots of the book."""

@@ -1,0 +1,1 @@
+"""Text-conditional diffusion: training, sampling, prompts."""

@@ -1,0 +1,1 @@
+"""Checkpoint cards, strict loading, classifiers."""
