@@ -1,0 +1,142 @@
+"""Intervals, resampling and paired tests; the distributions and tests themselves are statsmodels'."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from scipy.stats import norm
+from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.proportion import proportion_confint
+
+from synreal.errors import InputError
+
+MINIMUM_IMAGES = 10  # below this many images no interval is given
+CHUNK_WEIGHTS = 1 << 24  # float32 weights held at once while resampling: 64 MB
+
+
+def require_images(n: int, what: str) -> None:
+    """Refuses an interval from fewer than MINIMUM_IMAGES images: raises InputError naming `what`."""
+    if n < MINIMUM_IMAGES:
+        raise InputError(
+            f"{what}: found {n} images, expected at least {MINIMUM_IMAGES} for an interval; "
+            "evaluate on more images, or report the value without an interval"
+        )
+
+
+def wilson_interval(hits: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson score interval of the proportion hits / n, within [0, 1].
+
+    Raises InputError when n < MINIMUM_IMAGES or hits is not in 0..n.
+    """
+    require_images(n, "wilson_interval")
+    if not 0 <= hits <= n:
+        raise InputError(f"wilson_interval: found hits = {hits}, expected 0 to n = {n}")
+    low, high = proportion_confint(hits, n, alpha=1 - confidence, method="wilson")
+    # Rounding can put the bound of 0 hits or n hits a hair on the wrong side of the estimate.
+    return float(min(max(low, 0.0), hits / n)), float(max(min(high, 1.0), hits / n))
+
+
+def resampled_sums(columns: np.ndarray, draws: int, seed: int) -> np.ndarray:
+    """Column sums of `draws` samples of n rows with replacement: float64 [draws, k] from float32 [n, k].
+
+    Any statistic that is a function of sums (proportions, their ratios, averages over groups) can be
+    bootstrapped from one call, on the same draws. A draw is held as how often each row was picked, so that
+    the sums are a matrix product; CHUNK_WEIGHTS bounds the memory. Draws depend on the seed and the order
+    of the rows alone. Sums of 0/1 columns are exact up to 2**24 rows.
+    Raises InputError when draws < 1 or there is no row.
+    """
+    if draws < 1 or len(columns) < 1:
+        raise InputError(f"bootstrap: found {draws} draws of {len(columns)} rows, expected at least 1 of each")
+    rng = np.random.default_rng(seed)
+    step = max(1, CHUNK_WEIGHTS // len(columns))
+    columns = np.ascontiguousarray(columns, dtype=np.float32)
+    sums = np.empty((draws, columns.shape[1]))
+    for start in range(0, draws, step):
+        chunk = sums[start : start + step]
+        chunk[:] = np.stack([_weights(rng, len(columns)) for _ in chunk]) @ columns
+    return sums
+
+
+def _weights(rng: np.random.Generator, rows: int) -> np.ndarray:
+    return np.bincount(rng.integers(0, rows, rows), minlength=rows).astype(np.float32)
+
+
+def percentile_interval(samples: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:
+    """Percentile bootstrap interval of the draws [draws].
+
+    A draw in which the statistic is undefined (no image of the group was picked) is left out; with no
+    other draw the interval is NaN.
+    """
+    defined = samples[np.isfinite(samples)]
+    if defined.size == 0:
+        return float("nan"), float("nan")
+    low, high = np.quantile(defined, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
+def bootstrap_interval(
+    columns: np.ndarray,
+    statistic: Callable[[np.ndarray], np.ndarray],
+    draws: int = 2000,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of a function of column sums.
+
+    `columns` [n, k], one row per image; `statistic` maps sums [draws, k] to values [draws].
+    Raises InputError when n < MINIMUM_IMAGES.
+    """
+    require_images(len(columns), "bootstrap_interval")
+    return percentile_interval(statistic(resampled_sums(columns, draws, seed)), confidence)
+
+
+def bootstrap_p(differences: np.ndarray) -> float:
+    """Two-sided p value of "no difference" from bootstrap draws of a difference [draws].
+
+    Twice the smaller tail beyond zero, each tail counted with one draw more so that p is never 0
+    (Davison & Hinkley 1997, sec. 4.2). NaN when no draw is defined.
+    """
+    defined = differences[np.isfinite(differences)]
+    if defined.size == 0:
+        return float("nan")
+    tail = min(int((defined <= 0).sum()), int((defined >= 0).sum()))
+    return min(1.0, 2 * (tail + 1) / (defined.size + 1))
+
+
+def mcnemar_p(only_a: int, only_b: int) -> float:
+    """Exact two-sided McNemar p value from the images that only one of two models gets right."""
+    return float(mcnemar([[0, only_a], [only_b, 0]], exact=True).pvalue)
+
+
+def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Holm-adjusted p values, in the order given; NaN stays NaN and does not count as a test."""
+    p = np.asarray(p_values, dtype=float)
+    adjusted = np.full(p.shape, np.nan)
+    tested = np.isfinite(p)
+    if tested.any():
+        adjusted[tested] = multipletests(p[tested], method="holm")[1]
+    return adjusted
+
+
+def power_factor(alpha: float = 0.05, power: float = 0.8) -> float:
+    """How many standard errors a difference must span to be found: z(1 - alpha/2) + z(power), 2.80 here."""
+    return float(norm.ppf(1 - alpha / 2) + norm.ppf(power))
+
+
+def minimum_detectable_effect(
+    n: int, discordant_rate: float, alpha: float = 0.05, power: float = 0.8
+) -> float:
+    """Smallest difference of accuracy that a paired test on n images finds with the given power, 0 to 1.
+
+    z sqrt(psi / n) with z = z(1 - alpha/2) + z(power) and psi the share of images that only one of the
+    models gets right, the variance of McNemar's test (Connor 1987, without its small term d**2, so on the
+    safe side). A difference d implies psi >= d, hence psi is taken as at least z**2 / n: a few images on
+    which two models happen to agree prove nothing. Raises InputError when n < 1 or psi is not in 0..1.
+    """
+    if n < 1 or not 0 <= discordant_rate <= 1:
+        raise InputError(
+            f"minimum_detectable_effect: found n = {n}, discordant_rate = {discordant_rate}, "
+            "expected n of at least 1 and a rate from 0 to 1"
+        )
+    z = power_factor(alpha, power)
+    return float(min(1.0, z * np.sqrt(max(discordant_rate, z**2 / n) / n)))
