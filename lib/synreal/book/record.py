@@ -1,0 +1,200 @@
+"""What a notebook measures: one tidy row per number, on disk and in the page at once.
+
+A `Study` is the pen a notebook writes with. Every number goes through `Study.record`, which appends a row
+to the run folder and glues the same number into the page; so prose cannot drift from the computation.
+
+Naming of the rows, so that the ledger of claims (`claims.yaml`) finds them. Study "01_classifiers" records
+
+| metric | value | model |
+|---|---|---|
+| `accuracy` | top-1 accuracy, fraction 0..1 | one classifier, its card's name |
+| `fine_grained_accuracy` | label-restricted accuracy, micro, fraction 0..1 | one classifier |
+| `fine_grained_accuracy/<coarse>` | the same inside one coarse class | one classifier |
+| `factor/<factor>` | (acc_rare - acc_all) / acc_all | one classifier |
+| `accuracy_gap` | accuracy, real minus synthetic | a pair |
+| `fine_grained_gap` | fine-grained accuracy, real minus synthetic | a pair |
+| `fine_grained_gap/<coarse>` | the same inside one coarse class | a pair |
+| `factor_gap/<factor>` | `factor/<factor>`, synthetic minus real (below 0: synthetic suffers more) | a pair |
+| `factors_worse` | number of factors whose `factor_gap` is below 0 | a pair |
+
+and `model` names a pair exactly so:
+"ViT-Real vs ViT-Syn (equal data)", "ViT-Real vs ViT-Syn (equal accuracy)",
+"CLIP-Real vs CLIP-Syn (equal data)", "CLIP-Real vs CLIP-Syn (equal accuracy)". `data` is "test".
+"""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import pandas as pd
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
+
+from synreal.book.page import publish_figure, publish_hidden, published_rows
+from synreal.errors import InputError
+from synreal.paths import repository_root
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Name = Annotated[str, Field(min_length=1)]
+
+
+class Measurement(BaseModel):
+    """One measured number: what, on what, how sure. `value` is finite, or None with the reason."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    study: Name
+    profile: Name
+    model: Name  # a classifier, or a pair of them
+    data: Name  # the image set it was measured on
+    metric: Name
+    value: FiniteFloat | None
+    n: Annotated[int, Field(ge=0)]  # images (or pairs, or factors) behind the value
+    ci_low: FiniteFloat | None = None  # 95 % interval
+    ci_high: FiniteFloat | None = None
+    seed: int | None = None
+    run: Name
+    reason: str | None = None  # why there is no value, e.g. "no image carries this factor"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Measurement":
+        if (self.value is None) != bool(self.reason):
+            raise ValueError("give a finite value, or value=None with a reason; not both, not neither")
+        if (self.ci_low is None) != (self.ci_high is None):
+            raise ValueError("give both ends of the interval or none")
+        if self.ci_low is None or self.ci_high is None:
+            return self
+        if self.value is None or not self.ci_low <= self.value <= self.ci_high:
+            raise ValueError(f"the interval [{self.ci_low}, {self.ci_high}] must hold the value {self.value}")
+        return self
+
+    def sentence(self) -> str:
+        """Value, interval and n for prose: "0.712 (95 % interval 0.690 to 0.733, n = 2,000)"."""
+        if self.value is None:
+            return f"not available ({self.reason})"
+        if self.ci_low is None or self.ci_high is None:
+            return f"{readable(self.value)} (n = {self.n:,})"
+        interval = f"{readable(self.ci_low)} to {readable(self.ci_high)}"
+        return f"{readable(self.value)} (95 % interval {interval}, n = {self.n:,})"
+
+
+def readable(value: float) -> str:
+    """Counts without decimals, everything else with three."""
+    return f"{int(value):,}" if float(value).is_integer() and abs(value) > 1 else f"{value:.3f}"
+
+
+def run_folder() -> Path:
+    """Folder of the current run: `SYNREAL_RUN_DIR` as the runner sets it, else `_build/interactive`."""
+    named = os.environ.get("SYNREAL_RUN_DIR")
+    return Path(named) if named else repository_root() / "_build" / "interactive"
+
+
+class Study:
+    """The measurements of one notebook in one run.
+
+    Opening a study starts its results file anew, so running a notebook twice never doubles a row.
+    """
+
+    def __init__(self, name: str, profile: str) -> None:
+        self.name, self.profile, self.folder = name, profile, run_folder()
+        self._keys: set[str] = set()
+        self._results = self.folder / "results" / f"{name}.jsonl"
+        self._results.parent.mkdir(parents=True, exist_ok=True)
+        self._results.write_text("")
+
+    def record(
+        self,
+        *,
+        metric: str,
+        value: float | None,
+        model: str,
+        data: str,
+        n: int,
+        ci: tuple[float, float] | None = None,
+        seed: int | None = None,
+        reason: str | None = None,
+        glue: str | None = None,
+    ) -> Measurement:
+        """The row just written; the page gains its number under `glue` and its sentence under `glue`.text.
+
+        glue: the key; by default "metric | model | data". n: images behind the value. ci: 95 % interval.
+        Raises InputError for a value that is not finite and has no reason, an interval that does not hold
+        the value, or a key used before.
+        """
+        low, high = (None, None) if ci is None else ci
+        row = self._row(
+            {"metric": metric, "value": value, "model": model, "data": data, "n": n, "reason": reason}
+            | {"ci_low": low, "ci_high": high, "seed": seed}
+        )
+        self._write(row, self._new_key(glue or f"{metric} | {model} | {data}"))
+        return row
+
+    def glue(self, key: str, value: float | str) -> None:
+        """Gives a verdict, a count or a name to prose as {glue:text}`key:s` (numbers: `key:.3f`)."""
+        publish_hidden(self._new_key(key), value)
+
+    def figure(self, key: str, fig: "Figure", *, caption: str, alt: str) -> None:
+        """Shows a figure with its caption; other pages can show it again with the `glue` directive.
+
+        alt: what the figure shows and says, for readers who cannot see it. Raises InputError when either
+        text is empty.
+        """
+        for name, text in {"caption": caption, "alt": alt}.items():
+            if not text.strip():
+                raise InputError(f"figure {key!r}: {name} is empty; say in words what the figure shows")
+        publish_figure(self._new_key(key), fig, caption=caption, alt=alt)
+
+    def _row(self, fields: dict[str, Any]) -> Measurement:
+        # numpy's numbers become Python's, so that files and pages never say np.float64(...)
+        plain = {
+            name: value.item() if isinstance(value, np.generic) else value for name, value in fields.items()
+        }
+        context = {"study": self.name, "profile": self.profile, "run": self.folder.name}
+        try:
+            return Measurement.model_validate(plain | context)
+        except ValidationError as error:
+            problems = "; ".join(problem["msg"] for problem in error.errors())
+            what = f"{fields['metric']!r} of {fields['model']!r}"
+            raise InputError(f"study {self.name}: cannot record {what}: {problems}; found {plain}") from error
+
+    def _new_key(self, key: str) -> str:
+        if key in self._keys:
+            raise InputError(f"study {self.name}: key {key!r} is used twice; give each record its own glue=")
+        self._keys.add(key)
+        return key
+
+    def _write(self, row: Measurement, key: str) -> None:
+        with self._results.open("a") as file:
+            file.write(row.model_dump_json() + "\n")  # one short write: whole lines, even when interrupted
+        missing = float("nan")  # formats like a number, so {glue:text}`key:.3f` still renders
+        publish_hidden(key, missing if row.value is None else row.value, row=row.model_dump())
+        publish_hidden(f"{key}.text", row.sentence())
+
+
+def _frame(rows: list[Measurement]) -> pd.DataFrame:
+    return pd.DataFrame([row.model_dump() for row in rows], columns=list(Measurement.model_fields))
+
+
+def read_results(folder: Path) -> pd.DataFrame:
+    """All measurements of a run folder, one row each, columns as in `Measurement`; empty when there are none.
+
+    Raises InputError naming file and line when a row cannot be read.
+    """
+    rows = []
+    for path in sorted((Path(folder) / "results").glob("*.jsonl")):
+        for number, line in enumerate(path.read_text().splitlines(), start=1):
+            try:
+                rows.append(Measurement.model_validate_json(line))
+            except ValidationError as error:
+                raise InputError(
+                    f"{path}, line {number}: not a measurement ({error.errors()[0]['msg']}); "
+                    "run the notebook again"
+                ) from error
+    return _frame(rows)
+
+
+def read_notebook_results(notebooks: list[Path]) -> pd.DataFrame:
+    """The same table from executed notebooks, which carry each measurement beside its glued number."""
+    return _frame([Measurement.model_validate(row) for path in notebooks for row in published_rows(path)])
