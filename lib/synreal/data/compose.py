@@ -1,0 +1,168 @@
+"""From factors to pixels: background, objects, blockers, style, exposure."""
+
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+from synreal.data.sprites import Sprites
+
+if TYPE_CHECKING:
+    from synreal.data.scenes import Factors
+
+SIDE = 32
+_Y, _X = np.mgrid[0:SIDE, 0:SIDE].astype(np.float32) / SIDE
+_PATTERN_Y, _PATTERN_X = np.mgrid[0:28, 0:28]
+PATTERNS = {
+    "stripes": np.where(_PATTERN_X // 3 % 2, 1.0, 0.35).astype(np.float32),
+    "checks": np.where((_PATTERN_X // 4 + _PATTERN_Y // 4) % 2, 1.0, 0.35).astype(np.float32),
+    "dots": np.where((_PATTERN_X % 6 < 3) & (_PATTERN_Y % 6 < 3), 0.3, 1.0).astype(np.float32),
+}
+SKIN = np.array([[0.95, 0.76, 0.65], [0.78, 0.57, 0.44], [0.45, 0.31, 0.24]], np.float32)
+
+
+def compose(factors: "Factors", sprites: Sprites, rng: np.random.Generator) -> tuple[np.ndarray, dict[str, float]]:
+    """One scene, uint8 [32, 32, 3], and what can be measured on it (see `scenes.render`)."""
+    canvas = _background(factors.clutter, rng)
+    if factors.person == "beside":
+        _blend(canvas, *_person(rng, side=1 if rng.random() < 0.5 else -1))
+    if factors.second_label >= 0:
+        _blend(canvas, *_second_object(factors, sprites, rng))
+    colour, alpha, whole = _object(factors, sprites, rng)
+    _blend(canvas, colour, alpha)
+    shown = alpha
+    if factors.blocker == "object":
+        front = _box(rng, factors)
+        _blend(canvas, *front)
+        shown = shown * (1 - front[1])
+    if factors.person == "in front":
+        front = _person(rng, side=0)
+        _blend(canvas, *front)
+        shown = shown * (1 - front[1])
+    if factors.drawing:
+        canvas = _as_drawing(canvas)
+    canvas = canvas * np.float32(2.0**factors.exposure) + 0.012 * rng.standard_normal(canvas.shape, np.float32)
+    image = (np.clip(canvas, 0, 1) * 255 + 0.5).astype(np.uint8)
+    return image, {"area": float(shown.mean()), "visible": float(shown.sum() / max(whole, 1e-6)), **_box_of(alpha)}
+
+
+def _background(clutter: float, rng: np.random.Generator) -> np.ndarray:
+    """A wall and a floor in muted tones; clutter adds coarse coloured blotches."""
+    wall, floor = 0.3 + 0.4 * rng.random(2)
+    tint = (0.94 + 0.12 * rng.random((2, 3))).astype(np.float32)
+    horizon = np.float32(0.55 + 0.35 * rng.random())
+    below = np.clip((_Y - horizon) * 12, 0, 1)[..., None]
+    canvas = (wall * tint[0]) * (1 - below) * (1 - 0.25 * _Y[..., None]) + (floor * tint[1]) * below
+    blotches = rng.random((6, 6, 3), np.float32) - 0.5
+    canvas += 1.2 * clutter * cv2.resize(blotches, (SIDE, SIDE), interpolation=cv2.INTER_LINEAR)
+    return canvas.astype(np.float32)
+
+
+def _object(factors: "Factors", sprites: Sprites, rng: np.random.Generator):
+    """Colour, opacity, and the opacity's sum had nothing been cut by the frame."""
+    row = _pick(sprites, factors.label, factors.sprite)
+    surface = _surface(sprites.images[row], factors, rng)
+    opacity = sprites.alpha[row].astype(np.float32) / 255
+    matrix = _placement(
+        factors.scale, factors.aspect, factors.rotation, factors.center_x, factors.center_y, factors.flip
+    )
+    colour = cv2.warpAffine(surface, matrix, (SIDE, SIDE), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    alpha = cv2.warpAffine(opacity, matrix, (SIDE, SIDE), flags=cv2.INTER_LINEAR)
+    return colour, alpha, float(opacity.mean()) * 28 * 28 * abs(float(np.linalg.det(matrix[:, :2])))
+
+
+def _surface(grey: np.ndarray, factors: "Factors", rng: np.random.Generator) -> np.ndarray:
+    """The garment's photograph, coloured, patterned and grained: float [28, 28, 3]."""
+    light = 0.12 + 0.8 * grey.astype(np.float32) / 255
+    if factors.pattern != "plain":
+        light = light * PATTERNS[factors.pattern]
+    light = light + factors.grain * (rng.random((28, 28), np.float32) - 0.5)
+    return light[..., None] * _rgb(factors.hue, factors.saturation)
+
+
+def _second_object(factors: "Factors", sprites: Sprites, rng: np.random.Generator):
+    """A smaller object of another class near a corner, behind the labelled one."""
+    row = _pick(sprites, factors.second_label, int(rng.integers(1 << 30)))
+    x, y = 0.2 + 0.6 * rng.integers(2, size=2)
+    matrix = _placement(0.62 * min(factors.scale, 0.8), 1.0, 0.0, x, y, bool(rng.random() < 0.5))
+    light = 0.12 + 0.8 * sprites.images[row].astype(np.float32) / 255
+    surface = light[..., None] * _rgb(rng.random(), 0.35 * rng.random())
+    opacity = sprites.alpha[row].astype(np.float32) / 255
+    return cv2.warpAffine(surface, matrix, (SIDE, SIDE), borderMode=cv2.BORDER_REPLICATE), cv2.warpAffine(
+        opacity, matrix, (SIDE, SIDE)
+    )
+
+
+def _pick(sprites: Sprites, label: int, draw: int) -> int:
+    rows = sprites.by_class[label]
+    return int(rows[draw % len(rows)])
+
+
+def _placement(scale: float, aspect: float, rotation: float, x: float, y: float, flip: bool) -> np.ndarray:
+    """The 2x3 matrix from sprite pixels to image pixels."""
+    k = scale * SIDE / 28
+    sx, sy = k * aspect**0.5 * (-1 if flip else 1), k / aspect**0.5
+    c, s = np.cos(np.radians(rotation)), np.sin(np.radians(rotation))
+    linear = np.array([[c * sx, -s * sy], [s * sx, c * sy]])
+    return np.column_stack([linear, np.array([x, y]) * SIDE - 0.5 - linear @ [13.5, 13.5]])
+
+
+def _box(rng: np.random.Generator, factors: "Factors") -> tuple[np.ndarray, np.ndarray]:
+    """A plain box, post or ball in front of the object."""
+    cx, cy = factors.center_x + 0.3 * (rng.random(2) - 0.5) * factors.scale
+    w, h = factors.scale * (0.2 + 0.25 * rng.random(2))
+    if rng.random() < 0.3:
+        inside = ((_X - cx) / w) ** 2 + ((_Y - cy) / w) ** 2 < 0.5
+    else:
+        inside = (abs(_X - cx) < w * 0.7) & (abs(_Y - cy) < h)
+    return np.broadcast_to(_rgb(rng.random(), 0.8) * np.float32(0.3 + 0.5 * rng.random()), (SIDE, SIDE, 3)), (
+        inside.astype(np.float32)
+    )
+
+
+def _person(rng: np.random.Generator, side: int) -> tuple[np.ndarray, np.ndarray]:
+    """A person seen from the waist up: in front of the middle (side 0), or at the left or right border."""
+    x = 16 + 13 * side + (rng.random() - 0.5) * (14 if side == 0 else 3)
+    top, size = 6 + 6 * rng.random(), 1.0 if side == 0 else 0.8
+    skin, cloth = SKIN[rng.integers(3)], _rgb(rng.random(), 0.9) * np.float32(0.3 + 0.4 * rng.random())
+    colour, alpha = np.zeros((64, 64, 3), np.float32), np.zeros((64, 64), np.float32)
+    cx, cy = int(2 * x), int(2 * top)
+    for part, paint in (("torso", cloth), ("arms", skin), ("head", skin)):
+        mask = np.zeros((64, 64), np.uint8)
+        if part == "torso":
+            cv2.ellipse(mask, (cx, cy + int(26 * size)), (int(9 * size), int(19 * size)), 0, 0, 360, 255, -1)
+        elif part == "arms":
+            reach = int((9 + 8 * rng.random()) * size)
+            cv2.line(mask, (cx, cy + int(14 * size)), (cx - reach, cy + int(32 * size)), 255, int(5 * size))
+            cv2.line(mask, (cx, cy + int(14 * size)), (cx + reach, cy + int(32 * size)), 255, int(5 * size))
+        else:
+            cv2.circle(mask, (cx, cy), int(6 * size), 255, -1)
+        colour[mask > 0], alpha[mask > 0] = paint, 1
+    return cv2.resize(colour, (SIDE, SIDE), interpolation=cv2.INTER_AREA), cv2.resize(
+        alpha, (SIDE, SIDE), interpolation=cv2.INTER_AREA
+    )
+
+
+def _as_drawing(canvas: np.ndarray) -> np.ndarray:
+    """Dark contours on light paper."""
+    grey = cv2.cvtColor(np.clip(canvas, 0, 1), cv2.COLOR_RGB2GRAY)
+    edges = abs(cv2.Sobel(grey, cv2.CV_32F, 1, 0)) + abs(cv2.Sobel(grey, cv2.CV_32F, 0, 1))
+    return np.repeat(0.85 - 0.75 * np.clip(edges[..., None], 0, 1), 3, axis=2).astype(np.float32)
+
+
+def _blend(canvas: np.ndarray, colour: np.ndarray, alpha: np.ndarray) -> None:
+    canvas += alpha[..., None] * (colour - canvas)
+
+
+def _box_of(alpha: np.ndarray) -> dict[str, float]:
+    rows, columns = np.flatnonzero(alpha.max(1) > 0.3), np.flatnonzero(alpha.max(0) > 0.3)
+    if not len(rows):
+        return {"x0": 0.0, "y0": 0.0, "x1": 0.0, "y1": 0.0}
+    edges = {"x0": columns[0], "y0": rows[0], "x1": columns[-1] + 1, "y1": rows[-1] + 1}
+    return {name: float(value) / SIDE for name, value in edges.items()}
+
+
+def _rgb(hue: float, saturation: float) -> np.ndarray:
+    """HSV at full value to RGB, float32 [3]."""
+    ramp = np.clip(abs((hue * 6 + np.array([0.0, 4.0, 2.0])) % 6 - 3) - 1, 0, 1)
+    return (1 - saturation * (1 - ramp)).astype(np.float32)

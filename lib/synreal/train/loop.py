@@ -1,0 +1,148 @@
+"""The one training loop: every model of the book, of any kind, is trained by `fit`."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from accelerate import Accelerator
+from diffusers.optimization import get_scheduler
+from diffusers.training_utils import EMAModel
+from torch import LongTensor, Tensor, nn
+from tqdm.auto import trange
+
+from synreal.errors import InputError
+
+Loss = Callable[[nn.Module, LongTensor, torch.Generator], Tensor]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train; the defaults are those of a small model trained from scratch."""
+
+    steps: int
+    batch_size: int = 128  # images per step, over all processes
+    learning_rate: float = 1e-3
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    weight_decay: float = 0.05
+    betas: tuple[float, float] = (0.9, 0.999)  # of AdamW; SGD uses momentum 0.9
+    warmup_steps: int = 100  # then a cosine down to zero
+    clip_norm: float = 1.0
+    ema_decay: float | None = None  # average the weights, and return the average
+    precision: Literal["no", "bf16"] = "no"
+    checkpoint_every: int = 250  # steps
+    seed: int = 0
+
+
+def fit(
+    model: nn.Module, loss: Loss, count: int, recipe: Recipe, folder: Path | None = None, title: str = "train"
+) -> list[float]:
+    """Train `model` in place and return the loss of every step since the start of this call.
+
+    `loss(model, rows, generator)` computes the mean loss on the given rows (of `count`); its randomness comes from
+    `generator`, so that a step depends on the seed and its number alone. With a `folder`, the whole state is
+    kept there every `checkpoint_every` steps and an interrupted run goes on from it to the identical result;
+    a folder that holds another recipe is refused.
+
+    Raises InputError when the loss is no longer finite; the last state kept is named.
+    """
+    accelerator = Accelerator(mixed_precision=recipe.precision)
+    optimizer = _optimizer(model, recipe)
+    scheduler = get_scheduler(
+        "cosine", optimizer, num_warmup_steps=recipe.warmup_steps, num_training_steps=recipe.steps
+    )
+    ema = EMAModel(model.parameters(), decay=recipe.ema_decay) if recipe.ema_decay else None
+    state = _State(model, optimizer, scheduler, ema, recipe, folder)
+    start = state.resume()
+    wrapped, optimizer = accelerator.prepare(model, optimizer)
+    model.train()
+    losses = []
+    for step in trange(start, recipe.steps, desc=title, mininterval=5, disable=not accelerator.is_main_process):
+        rows = batch_rows(step, count, recipe)[accelerator.process_index :: accelerator.num_processes]
+        with accelerator.autocast():
+            value = loss(wrapped, rows, torch.Generator().manual_seed(_step_seed(recipe.seed, step, accelerator)))
+        accelerator.backward(value)
+        accelerator.clip_grad_norm_(wrapped.parameters(), recipe.clip_norm)
+        optimizer.step()
+        scheduler.step()
+        optimizer.zero_grad()
+        if ema:
+            ema.step(model.parameters())
+        losses.append(_finite(value, step, folder))
+        if accelerator.is_main_process and (step + 1) % recipe.checkpoint_every == 0:
+            state.keep(step + 1)
+    if ema:
+        ema.copy_to(model.parameters())
+    model.eval()
+    return losses
+
+
+def batch_rows(step: int, count: int, recipe: Recipe) -> LongTensor:
+    """The rows of one step: every epoch is a fresh permutation that depends on the seed and the epoch only."""
+    size = min(recipe.batch_size, count)
+    per_epoch = count // size
+    order = torch.randperm(
+        count, generator=torch.Generator().manual_seed(recipe.seed * 100_003 + step // per_epoch)
+    )
+    first = step % per_epoch * size
+    return order[first : first + size]
+
+
+class _State:
+    """Everything a resumed run needs, kept in one file that is replaced in one move."""
+
+    def __init__(self, model, optimizer, scheduler, ema, recipe: Recipe, folder: Path | None) -> None:
+        self.parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "ema": ema}
+        self.recipe, self.path = _plain(asdict(recipe)), folder and folder / "state.pt"
+
+    def keep(self, step: int) -> None:
+        if self.path is None:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        state = {name: part.state_dict() for name, part in self.parts.items() if part}
+        partial = self.path.with_suffix(".partial")
+        torch.save({"step": step, "recipe": self.recipe, **state}, partial)
+        partial.replace(self.path)
+
+    def resume(self) -> int:
+        if self.path is None or not self.path.exists():
+            return 0
+        state = torch.load(self.path, weights_only=True)
+        if state["recipe"] != self.recipe:
+            changed = [k for k, v in self.recipe.items() if state["recipe"].get(k) != v]
+            raise InputError(
+                f"{self.path}: holds a run with another recipe ({', '.join(changed)} differ); "
+                "finish it with its own recipe, or delete the file to start anew"
+            )
+        for name, part in self.parts.items():
+            if part:
+                part.load_state_dict(state[name])
+        return state["step"]
+
+
+def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    trained = [p for p in model.parameters() if p.requires_grad]
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(
+            trained, lr=recipe.learning_rate, momentum=0.9, weight_decay=recipe.weight_decay
+        )
+    return torch.optim.AdamW(
+        trained, lr=recipe.learning_rate, betas=recipe.betas, weight_decay=recipe.weight_decay
+    )
+
+
+def _plain(values: dict) -> dict:
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+
+def _step_seed(seed: int, step: int, accelerator: Accelerator) -> int:
+    return (seed * 1_000_003 + step) * 64 + accelerator.process_index
+
+
+def _finite(value: Tensor, step: int, folder: Path | None) -> float:
+    number = float(value.detach())
+    if number != number or abs(number) == float("inf"):
+        kept = f"; the last good state is in {folder}" if folder else ""
+        raise InputError(f"training diverged: the loss is {number} at step {step}; lower learning_rate{kept}")
+    return number
