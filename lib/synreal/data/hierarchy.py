@@ -29,7 +29,9 @@ class Hierarchy:
             raise InputError(f"hierarchy {self.name!r}: found no group, expected at least one coarse group")
         for coarse, classes in self.groups.items():
             if not classes:
-                raise InputError(f"hierarchy {self.name!r}: group {coarse!r} is empty; list a class or drop it")
+                raise InputError(
+                    f"hierarchy {self.name!r}: group {coarse!r} is empty; list a class or drop it"
+                )
         homes = [(fine, coarse) for coarse, classes in self.groups.items() for fine in classes]
         for fine, count in Counter(fine for fine, _ in homes).items():
             if count > 1:
@@ -51,7 +53,9 @@ class Hierarchy:
             raise InputError(f"{path}: found the keys {sorted(map(str, content))}, expected name and groups")
         if not isinstance(content["name"], str) or not isinstance(content["groups"], dict):
             raise InputError(f"{path}: name must be text, and groups must map each coarse name to a list")
-        groups = {_text(path, coarse): _classes(path, coarse, fine) for coarse, fine in content["groups"].items()}
+        groups = {
+            _text(path, coarse): _classes(path, coarse, fine) for coarse, fine in content["groups"].items()
+        }
         return cls(content["name"], groups)
 
     @classmethod
@@ -69,7 +73,9 @@ class Hierarchy:
             lines = (annotations / "imagenet_labels.txt").read_text(encoding="utf-8").splitlines()
             class_names = [line.split(",")[0] for line in lines]
         if len(class_names) != len(coarse):
-            raise InputError(f"class_names: found {len(class_names)} names, expected {len(coarse)} (ImageNet-1k)")
+            raise InputError(
+                f"class_names: found {len(class_names)} names, expected {len(coarse)} (ImageNet-1k)"
+            )
         groups: dict[str, tuple[str, ...]] = {}
         for name, group in zip(class_names, coarse, strict=True):
             groups[group] = (*groups.get(group, ()), name)
@@ -140,7 +146,9 @@ def _classes(path: str | Path, coarse: object, classes: object) -> tuple[str, ..
 
 def _text(path: str | Path, value: object) -> str:
     if not isinstance(value, str):
-        raise InputError(f"{path}: found the name {value!r}, read as {type(value).__name__}; put it in quotes")
+        raise InputError(
+            f"{path}: found the name {value!r}, read as {type(value).__name__}; put it in quotes"
+        )
     return value
 
 

@@ -46,7 +46,9 @@ def resampled_sums(columns: np.ndarray, draws: int, seed: int) -> np.ndarray:
     Raises InputError when draws < 1 or there is no row.
     """
     if draws < 1 or len(columns) < 1:
-        raise InputError(f"bootstrap: found {draws} draws of {len(columns)} rows, expected at least 1 of each")
+        raise InputError(
+            f"bootstrap: found {draws} draws of {len(columns)} rows, expected at least 1 of each"
+        )
     rng = np.random.default_rng(seed)
     step = max(1, CHUNK_WEIGHTS // len(columns))
     columns = np.ascontiguousarray(columns, dtype=np.float32)

@@ -1,0 +1,138 @@
+"""Two models on the same images, compared image by image."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from synreal.data.hierarchy import Hierarchy
+from synreal.errors import InputError
+from synreal.evaluate.predictions import Predictions
+from synreal.evaluate.report import predictions_tally
+from synreal.evaluate.statistics import (
+    bootstrap_p,
+    holm,
+    mcnemar_p,
+    minimum_detectable_effect,
+    percentile_interval,
+    power_factor,
+    resampled_sums,
+)
+from synreal.evaluate.tally import Metric, Sums, Tally
+
+AGREE = "both models have the same outcome on every image: nothing to resample"
+NOT_TESTED = {
+    "ci_low": np.nan,
+    "ci_high": np.nan,
+    "p": np.nan,
+    "mde": np.nan,
+    "discordant": np.nan,
+    "test": "",
+}
+
+
+def compare(
+    a: Predictions,
+    b: Predictions,
+    hierarchy: Hierarchy | None = None,
+    factors: pd.DataFrame | None = None,
+    draws: int = 2000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """One row per metric and group of `report`, with the paired difference a minus b.
+
+    Columns: model_a, model_b, data, metric, group, value_a, value_b, difference, n, ci_low, ci_high, p,
+    p_holm, mde, discordant, test, note. The interval is a 95 % percentile bootstrap over images, both models
+    on the same draws. Proportions are tested by the exact McNemar test, of the `discordant` images that one model alone
+    gets right; the rest by the bootstrap. p_holm is adjusted across the groups (factors, coarse groups) of
+    one metric. mde is the smallest difference found with 80 % power at level 0.05, before that adjustment:
+    `minimum_detectable_effect` for proportions, 2.80 bootstrap standard errors for the rest. Where a group has
+    too few images, or the models never differ, the bounds are NaN and `note` says so.
+    Raises InputError when the two are not of the same images, or as `report`.
+    """
+    check_same_images(a, b)
+    tallies = [predictions_tally(model, hierarchy, factors) for model in (a, b)]
+    pair = _Pair.of(*tallies, draws=draws, seed=seed)
+    table = pd.DataFrame([_row(metric, pair) for metric in tallies[0].metrics])
+    adjusted = table.groupby("metric")["p"].transform(lambda p: holm(p.to_numpy()))
+    table.insert(table.columns.get_loc("p") + 1, "p_holm", adjusted)
+    names = pd.DataFrame({"model_a": a.model, "model_b": b.model, "data": a.image_set}, index=table.index)
+    return pd.concat([names, table], axis=1)
+
+
+def check_same_images(a: Predictions, b: Predictions) -> None:
+    """Raises InputError unless both hold the same ids with the same labels, in any order, and the same classes."""
+    pair = f"predictions of {a.model!r} and {b.model!r}"
+    if a.class_names != b.class_names:
+        raise InputError(
+            f"{pair}: class names differ ({len(a.class_names)} and {len(b.class_names)} classes); predict both "
+            "with the same classes in the same order"
+        )
+    labels = [pd.Series(part.labels, index=part.ids) for part in (a, b)]
+    alone = labels[0].index.symmetric_difference(labels[1].index)
+    if len(alone):
+        raise InputError(
+            f"{pair}: {len(alone)} ids are in one of the two only, first {alone[:3].tolist()}; predict both on the "
+            "same image set"
+        )
+    other = labels[0] != labels[1].reindex(labels[0].index)
+    if other.any():
+        raise InputError(
+            f"{pair}: labels differ on {other.sum()} images, first {sorted(other.index[other])[:3]}; predict both on "
+            "the same version of the image set"
+        )
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """Both models' outcomes, their sums, and their sums in the same bootstrap draws."""
+
+    columns: tuple[pd.DataFrame, pd.DataFrame]
+    totals: tuple[Sums, Sums]
+    drawn: tuple[Sums, Sums]
+
+    @classmethod
+    def of(cls, a: Tally, b: Tally, draws: int, seed: int) -> "_Pair":
+        both = np.hstack([a.columns.to_numpy(), b.columns.to_numpy()])
+        parts = np.split(resampled_sums(both, draws, seed).T, [a.columns.shape[1]])
+        drawn_a, drawn_b = (dict(zip(a.columns, part, strict=True)) for part in parts)
+        return cls((a.columns, b.columns), (a.totals(), b.totals()), (drawn_a, drawn_b))
+
+    def only(self, column: str) -> tuple[int, int]:
+        """How many images are marked by a alone, and by b alone."""
+        a, b = (frame[column].to_numpy() > 0 for frame in self.columns)
+        return int((a & ~b).sum()), int((b & ~a).sum())
+
+
+def _row(metric: Metric, pair: _Pair) -> dict[str, object]:
+    value_a, value_b = (float(metric.value(totals)) for totals in pair.totals)
+    row = {
+        "metric": metric.name,
+        "group": metric.group,
+        "value_a": value_a,
+        "value_b": value_b,
+        "difference": value_a - value_b,
+        "n": metric.n(pair.totals[0]),
+    }
+    note = metric.too_few(pair.totals[0])
+    return row | (NOT_TESTED | {"note": note} if note else _tested(metric, pair, row["n"]))
+
+
+def _tested(metric: Metric, pair: _Pair, n: int) -> dict[str, object]:
+    differences = metric.value(pair.drawn[0]) - metric.value(pair.drawn[1])
+    spread = float(np.nanstd(differences))
+    low, high = percentile_interval(differences) if spread > 0 else (np.nan, np.nan)
+    test = _mcnemar(pair.only(metric.hits), n) if metric.hits else _bootstrap(differences, spread)
+    return {"ci_low": low, "ci_high": high, **test, "note": "" if spread > 0 else AGREE}
+
+
+def _mcnemar(only: tuple[int, int], n: int) -> dict[str, object]:
+    discordant = sum(only)
+    mde = minimum_detectable_effect(n, discordant / n)
+    return {"p": mcnemar_p(*only), "mde": mde, "discordant": discordant, "test": "mcnemar"}
+
+
+def _bootstrap(differences: np.ndarray, spread: float) -> dict[str, object]:
+    # Without spread the draws say nothing about what a difference would have to be to show.
+    mde = power_factor() * spread if spread > 0 else np.nan
+    return {"p": bootstrap_p(differences), "mde": mde, "discordant": np.nan, "test": "bootstrap"}

@@ -1,0 +1,74 @@
+"""Everything that is measured about one model on one image set, with its uncertainty."""
+
+import numpy as np
+import pandas as pd
+
+from synreal.data.hierarchy import Hierarchy
+from synreal.evaluate.accuracy import accuracy_tally, correct
+from synreal.evaluate.calibration import calibration_tally, confidence
+from synreal.evaluate.factors import factor_tally
+from synreal.evaluate.finegrained import fine_grained_tally, fine_members
+from synreal.evaluate.predictions import Predictions
+from synreal.evaluate.statistics import percentile_interval, wilson_interval
+from synreal.evaluate.tally import Metric, Sums, Tally, joined
+
+
+def report(
+    predictions: Predictions,
+    hierarchy: Hierarchy | None = None,
+    factors: pd.DataFrame | None = None,
+    draws: int = 2000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """One row per metric and group: model, data, metric, group, value, n, ci_low, ci_high, interval, note.
+
+    Metrics: accuracy; expected_calibration_error; with a hierarchy restricted_accuracy and
+    unrestricted_accuracy per coarse group of two classes or more, and their _micro and _macro averages;
+    with a factor table annotated_accuracy, and per factor factor_accuracy, relative_accuracy_annotated,
+    relative_accuracy_all and error_ratio. Intervals are 95 %: Wilson for proportions, percentile bootstrap
+    over images (`draws`, `seed`) for the rest. Where a group has too few images the bounds are NaN and
+    `note` says so. The order of the images makes no difference.
+    Raises InputError when a class is outside the hierarchy or the factor table does not fit.
+    Source: P1 sec. 2.1.
+    """
+    tally = predictions_tally(predictions, hierarchy, factors)
+    totals, drawn = tally.totals(), tally.resampled(draws, seed)
+    rows = pd.DataFrame([_row(metric, totals, drawn) for metric in tally.metrics])
+    rows.insert(0, "model", predictions.model)
+    rows.insert(1, "data", predictions.image_set)
+    return rows
+
+
+def predictions_tally(
+    predictions: Predictions, hierarchy: Hierarchy | None, factors: pd.DataFrame | None
+) -> Tally:
+    """The outcomes of one model and all metrics of `report`."""
+    hit = correct(predictions)
+    parts = [accuracy_tally(hit), calibration_tally(confidence(predictions), hit)]
+    if hierarchy is not None:
+        parts.append(fine_grained_tally(predictions, fine_members(predictions, hierarchy)))
+    if factors is not None:
+        parts.append(factor_tally(hit, factors))
+    return joined(parts)
+
+
+def _row(metric: Metric, totals: Sums, drawn: Sums) -> dict[str, object]:
+    low, high = _interval(metric, totals, drawn)
+    return {
+        "metric": metric.name,
+        "group": metric.group,
+        "value": float(metric.value(totals)),
+        "n": metric.n(totals),
+        "ci_low": low,
+        "ci_high": high,
+        "interval": "wilson" if metric.hits else "bootstrap",
+        "note": metric.too_few(totals),
+    }
+
+
+def _interval(metric: Metric, totals: Sums, drawn: Sums) -> tuple[float, float]:
+    if metric.too_few(totals):
+        return np.nan, np.nan
+    if metric.hits:
+        return wilson_interval(int(totals[metric.hits]), metric.n(totals))
+    return percentile_interval(metric.value(drawn))

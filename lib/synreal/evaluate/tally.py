@@ -1,0 +1,89 @@
+"""Per-image outcomes as columns, and metrics as functions of the columns' sums.
+
+Every metric of the report is a function of sums over images: a proportion, a ratio of proportions, an
+average over groups. Written so, one definition gives the value (from the sums) and its bootstrap draws
+(from resampled sums), and all metrics of one report share the same draws.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from synreal.evaluate.statistics import MINIMUM_IMAGES, resampled_sums
+
+# Column name to its sum: a number, or one number per bootstrap draw.
+Sums = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A statistic of one group of images.
+
+    `support` names the 0/1 columns that mark its images: it has an interval only where each of them marks
+    MINIMUM_IMAGES images. `hits` names the 0/1 column whose sum it divides, where it is a proportion.
+    """
+
+    name: str
+    group: str
+    support: tuple[str, ...]
+    value: Callable[[Sums], np.ndarray]
+    hits: str | None = None
+
+    def n(self, sums: Sums) -> int:
+        """How many images the metric is computed from."""
+        return int(sum(sums[column] for column in self.support))
+
+    def too_few(self, sums: Sums) -> str:
+        """Why there is no interval, or nothing where there is one."""
+        smallest = int(min(sums[column] for column in self.support))
+        return f"too few images ({smallest} < {MINIMUM_IMAGES})" if smallest < MINIMUM_IMAGES else ""
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Columns (a frame of outcomes, one row per image, indexed by id) and the metrics computed from them."""
+
+    columns: pd.DataFrame
+    metrics: tuple[Metric, ...]
+
+    def totals(self) -> dict[str, np.ndarray]:
+        """The sum of each column over all images."""
+        values = self.columns.to_numpy().sum(axis=0, dtype=np.float64)
+        return dict(zip(self.columns, values, strict=True))
+
+    def resampled(self, draws: int, seed: int) -> dict[str, np.ndarray]:
+        """The sum of each column in each bootstrap draw: [draws] by column."""
+        sums = resampled_sums(self.columns.to_numpy(), draws, seed)
+        return dict(zip(self.columns, sums.T, strict=True))
+
+    def values(self) -> pd.Series:
+        """The value of each metric, indexed by metric and group."""
+        sums = self.totals()
+        index = pd.MultiIndex.from_tuples(
+            [(m.name, m.group) for m in self.metrics], names=["metric", "group"]
+        )
+        return pd.Series([float(m.value(sums)) for m in self.metrics], index=index, name="value")
+
+
+def joined(tallies: Iterable[Tally]) -> Tally:
+    """One tally of all metrics, its images in the order of their ids.
+
+    The order makes the bootstrap independent of the order in which images were predicted.
+    """
+    tallies = list(tallies)
+    columns = pd.concat([tally.columns for tally in tallies], axis=1)
+    columns = columns.loc[:, ~columns.columns.duplicated()].astype(np.float32).sort_index()
+    return Tally(columns, tuple(metric for tally in tallies for metric in tally.metrics))
+
+
+def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    """numerator / denominator, NaN where the denominator is 0: the proportion of no images is undefined."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(np.equal(denominator, 0), np.nan, np.divide(numerator, denominator))
+
+
+def proportion(name: str, group: str, hits: str, images: str) -> Metric:
+    """The metric sum(hits) / sum(images); both name 0/1 columns."""
+    return Metric(name, group, (images,), lambda sums: ratio(sums[hits], sums[images]), hits)
