@@ -1,1 +1,21 @@
-"""Checkpoint cards, strict loading, classifiers."""
+"""Checkpoint cards, strict loading, the checkpoint's own preprocessing, logits and features."""
+
+from synreal.models.card import Card, Expected, imagenet_class_names, list_cards, load_card, openai_templates
+from synreal.models.classifier import Classifier
+from synreal.models.load import build_module, load_classifier, load_module, save_checkpoint
+from synreal.models.preprocess import Preprocess
+
+__all__ = [
+    "Card",
+    "Classifier",
+    "Expected",
+    "Preprocess",
+    "build_module",
+    "imagenet_class_names",
+    "list_cards",
+    "load_card",
+    "load_classifier",
+    "load_module",
+    "openai_templates",
+    "save_checkpoint",
+]

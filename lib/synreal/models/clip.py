@@ -1,0 +1,137 @@
+"""CLIP models of open_clip as zero-shot classifiers: one averaged text embedding per class."""
+
+import difflib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import open_clip
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from synreal.errors import InputError
+from synreal.models.card import Card
+from synreal.models.classifier import Classifier
+from synreal.models.preprocess import Preprocess
+
+Tokenizer = Callable[[list[str]], Tensor]  # texts -> token ids [N, context length]
+
+
+class ZeroShotClassifier(Classifier):
+    """Scores are scale * cosine(image, class text).
+
+    The class texts are embedded once, here; a module tuned afterwards needs a new classifier.
+    """
+
+    module: open_clip.CLIP
+
+    def __init__(
+        self, card: Card, module: nn.Module, class_names: Sequence[str], preprocess: Preprocess
+    ) -> None:
+        super().__init__(card, module, class_names, preprocess)
+        prompts = [card.prompt_names.get(name, name) for name in class_names]
+        self.text_head = zero_shot_head(module, load_tokenizer(card, module), prompts, card.templates)
+
+    def _scores(self, pixels: Tensor) -> Tensor:
+        image = F.normalize(self.module.encode_image(pixels), dim=-1)
+        return self.module.logit_scale.exp() * image @ self.text_head.T
+
+    def _features(self, pixels: Tensor) -> Tensor:
+        return self.module.encode_image(pixels)
+
+
+@torch.no_grad()
+def zero_shot_head(
+    module: nn.Module, tokenizer: Tokenizer, class_names: Sequence[str], templates: Sequence[str]
+) -> Tensor:
+    """Unit text embeddings, float32 [C, D], on the module's device.
+
+    Per class: embed every template, normalise, average, normalise. Source: SynRep's ImageNet evaluation of
+    CLIP (google-research/syn-rep-learn, Scaling/clip).
+    """
+    module.eval()
+    device = next(module.parameters()).device
+    rows = []
+    for name in tqdm(class_names, desc="class prompts", delay=5):
+        tokens = tokenizer([template.format(name) for template in templates]).to(device)
+        texts = F.normalize(module.encode_text(tokens), dim=-1)  # type: ignore[operator]
+        rows.append(F.normalize(texts.mean(dim=0), dim=-1))
+    return torch.stack(rows)
+
+
+def load_tokenizer(card: Card, module: nn.Module) -> Tokenizer:
+    """The card's tokenizer, at the module's context length. Raises InputError if its vocabulary does not fit."""
+    length: Any = module.context_length
+    if card.tokenizer is None:
+        tokenizer = open_clip.SimpleTokenizer(context_length=length)
+        words = tokenizer.vocab_size
+    else:
+        tokenizer = open_clip.tokenizer.HFTokenizer(
+            str(_tokenizer_folder(card)), context_length=length, clean="lower", local_files_only=True
+        )
+        words = len(tokenizer.tokenizer)
+    if words != module.vocab_size:
+        raise InputError(
+            f"{card.where}: the tokenizer has {words} tokens, the text tower {module.vocab_size}; "
+            "name the tokenizer that the checkpoint was trained with"
+        )
+    return tokenizer
+
+
+def build_clip(card: Card) -> nn.Module:
+    """The card's open_clip model, untrained. Raises InputError for a configuration that contradicts the card."""
+    config = dict(card.architecture_args) or _registered(card)
+    quick = card.activation == "quick_gelu"
+    if config.setdefault("quick_gelu", quick) != quick:
+        raise InputError(
+            f"{card.where}: activation is {card.activation}, but the architecture says quick_gelu: "
+            f"{config['quick_gelu']}; make them agree with how the checkpoint was trained"
+        )
+    _refuse_downloads(card, config)
+    try:
+        module = open_clip.CLIP(**config)
+    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+        raise InputError(f"{card.where}: open_clip cannot build this configuration: {error}") from error
+    size = config["vision_cfg"].get("image_size", 224)
+    if size != card.image_size:
+        raise InputError(
+            f"{card.where}: image_size is {card.image_size}, but the vision tower is built for {size}"
+        )
+    return module
+
+
+def _registered(card: Card) -> dict[str, Any]:
+    config = open_clip.get_model_config(card.architecture)
+    if config is None:
+        near = difflib.get_close_matches(card.architecture, open_clip.list_models(), n=3)
+        raise InputError(
+            f"{card.where}: open_clip knows no architecture {card.architecture!r}; near it: "
+            f"{', '.join(near) or 'none'}"
+        )
+    return config
+
+
+def _refuse_downloads(card: Card, config: dict[str, Any]) -> None:
+    """Configurations that would fetch weights from the network."""
+    for tower, field in (("vision_cfg", "timm_model_pretrained"), ("text_cfg", "hf_model_name")):
+        if not isinstance(config.get(tower), dict):
+            raise InputError(
+                f"{card.where}: architecture_args.{tower} is missing; a whole open_clip model "
+                "configuration is needed: embed_dim, vision_cfg, text_cfg"
+            )
+        if config[tower].get(field):
+            raise InputError(
+                f"{card.where}: architecture_args.{tower}.{field} would download weights; leave it out"
+            )
+
+
+def _tokenizer_folder(card: Card) -> Any:
+    if card.file is None:
+        raise InputError(
+            f"{card.where}: tokenizer {card.tokenizer!r} is relative to the card's file; save the card"
+        )
+    folder = card.file.parent / str(card.tokenizer)
+    if not folder.is_dir():
+        raise InputError(f"{card.where}: no tokenizer folder {folder}")
+    return folder

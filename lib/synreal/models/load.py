@@ -1,0 +1,183 @@
+"""Strict loading and saving of checkpoints: what does not fit its card is refused with the reason."""
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from open_clip.transformer import QuickGELU
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from timm.layers.activations import GELU as TimmGELU
+from timm.layers.activations import GELUTanh
+from timm.layers.activations import QuickGELU as TimmQuickGELU
+from torch import Tensor, nn
+
+from synreal.errors import InputError
+from synreal.models.card import CARD_FILE, Card, load_card
+from synreal.models.classifier import Classifier, LinearClassifier, build_timm
+from synreal.models.clip import ZeroShotClassifier, build_clip
+from synreal.models.preprocess import Preprocess
+from synreal.models.synrep import read_pickled
+
+WEIGHTS_FILE = "model.safetensors"
+ACTIVATIONS: dict[type[nn.Module], str] = {
+    nn.GELU: "gelu",
+    TimmGELU: "gelu",
+    GELUTanh: "gelu_tanh",
+    QuickGELU: "quick_gelu",
+    TimmQuickGELU: "quick_gelu",
+    nn.ReLU: "relu",
+    nn.ReLU6: "relu6",
+    nn.SiLU: "silu",
+}
+
+
+def load_classifier(
+    card: Card | str | Path,
+    class_names: Sequence[str] | None = None,
+    device: str | torch.device = "cpu",
+    preprocess: Preprocess | None = None,
+) -> Classifier:
+    """The checkpoint of a card as a classifier in eval mode.
+
+    `class_names`: the classes to ask about, in the order of the columns of the logits; default: the card's. A
+    linear head is restricted to them, so they must be the card's; a zero-shot head takes any.
+    `preprocess`: replaces the card's own preparation of images.
+    Raises InputError for missing weights, a wrong hash, and keys, shapes or activation that do not fit the card.
+    """
+    card = card if isinstance(card, Card) else load_card(card)
+    names = tuple(card.class_names if class_names is None else class_names)
+    if not names or len(set(names)) < len(names):
+        raise InputError(f"class_names: expected different names, at least one; found {list(names)[:5]}")
+    module = load_module(card).to(device)
+    kind = LinearClassifier if card.head == "linear" else ZeroShotClassifier
+    return kind(card, module, names, preprocess or Preprocess.from_card(card))
+
+
+def load_module(card: Card) -> nn.Module:
+    """The card's model with its weights in float32, in eval mode, on the CPU; raises as `load_classifier`."""
+    file = weights_file(card)
+    _check_sha256(file, card)
+    state = read_weights(file)
+    module = build_module(card)
+    _check_shapes(state, module, file, card)
+    module.load_state_dict(state, strict=True)
+    return module.eval()
+
+
+def build_module(card: Card) -> nn.Module:
+    """The card's model, untrained. Raises InputError when its activation is not the card's."""
+    module = build_timm(card) if card.library == "timm" else build_clip(card)
+    found = {ACTIVATIONS[type(part)] for part in module.modules() if type(part) in ACTIVATIONS}
+    if found != {card.activation}:
+        raise InputError(
+            f"{card.where}: activation is {card.activation}, but {card.architecture} as built uses "
+            f"{' and '.join(sorted(found)) or 'none that is known'}; correct activation or "
+            "architecture_args"
+        )
+    return module
+
+
+def weights_file(card: Card) -> Path:
+    """The weights file of a card. Raises InputError saying where it is expected and where it is published."""
+    source = f" It is published at {card.published_at}." if card.published_at else ""
+    if card.weights_env and card.weights_env not in os.environ:
+        raise InputError(
+            f"{card.where}: set the environment variable {card.weights_env} to the folder that holds "
+            f"{card.weights}.{source}"
+        )
+    if not card.weights_env and card.file is None:
+        raise InputError(
+            f"{card.where}: weights {card.weights!r} lie beside the card's file, but this card has none"
+        )
+    folder = Path(os.environ[card.weights_env]) if card.weights_env else card.file.parent  # type: ignore[union-attr]
+    if not (folder / card.weights).is_file():
+        by = f" (from {card.weights_env})" if card.weights_env else ""
+        raise InputError(f"{card.where}: no weights file {card.weights} in {folder}{by}.{source}")
+    return folder / card.weights
+
+
+def read_weights(file: Path) -> dict[str, Tensor]:
+    """Tensors by name, floating ones as float32; from safetensors, or a pickle that holds tensors only."""
+    if file.suffix == ".safetensors":
+        try:
+            state = load_file(file)
+        except SafetensorError as error:
+            raise InputError(f"{file}: not a readable safetensors file: {error}") from error
+    elif file.name.endswith((".pt", ".pth", ".pth.tar")):
+        state = read_pickled(file)
+    else:
+        raise InputError(f"{file}: expected .safetensors, .pt, .pth or .pth.tar")
+    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+
+
+def save_checkpoint(folder: str | Path, module: nn.Module, card: Card, half: bool = False) -> Card:
+    """Writes model.safetensors and card.yaml into the folder and returns the card as written, with its sha256.
+
+    `half` stores float16: half the size, three decimal digits, back to float32 on loading. Each file appears
+    whole, the card last, so an interrupted save leaves no card or one whose hash does not fit.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {name: _stored(name, tensor, half) for name, tensor in module.state_dict().items()}
+    weights = folder / WEIGHTS_FILE
+    _write_whole(weights, lambda file: save_file(state, file, metadata={"format": "pt"}))
+    saved = card.model_copy(update={"weights": WEIGHTS_FILE, "weights_env": None, "sha256": _sha256(weights)})
+    _write_whole(folder / CARD_FILE, lambda file: file.write_text(saved.to_yaml(), encoding="utf-8"))
+    return load_card(folder / CARD_FILE)
+
+
+def _stored(name: str, tensor: Tensor, half: bool) -> Tensor:
+    stored = tensor.detach().cpu().contiguous()
+    if half and stored.is_floating_point():
+        stored = stored.half()
+    if not torch.isfinite(stored).all():
+        raise InputError(
+            f"weights {name}: not all finite{' in float16' if half else ''}; the training diverged, "
+            "or half=False is needed"
+        )
+    return stored
+
+
+def _write_whole(file: Path, write: Callable[[Path], object]) -> None:
+    unfinished = file.with_name(f".{file.name}.{os.getpid()}")
+    write(unfinished)
+    unfinished.replace(file)
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _check_sha256(file: Path, card: Card) -> None:
+    if card.sha256 and (found := _sha256(file)) != card.sha256:
+        raise InputError(
+            f"{file}: sha256 is {found}, {card.where} says {card.sha256}; fetch the file again, or "
+            "correct the card if the checkpoint was replaced on purpose"
+        )
+
+
+def _check_shapes(state: dict[str, Tensor], module: nn.Module, file: Path, card: Card) -> None:
+    wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    other = {name for name in wanted.keys() & found.keys() if wanted[name] != found[name]}
+    faults = {
+        "missing": sorted(wanted.keys() - found.keys()),
+        "unexpected": sorted(found.keys() - wanted.keys()),
+        "of another shape": [
+            f"{name} {list(found[name])}, expected {list(wanted[name])}" for name in sorted(other)
+        ],
+    }
+    told = [f"{len(names)} {fault}: {_first(names)}" for fault, names in faults.items() if names]
+    if told:
+        raise InputError(
+            f"{file} does not fit {card.architecture} with {len(card.class_names)} classes as "
+            f"{card.where} describes it. Keys {'; '.join(told)}"
+        )
+
+
+def _first(names: Sequence[str], most: int = 4) -> str:
+    return ", ".join(names[:most]) + (" ..." if len(names) > most else "")
