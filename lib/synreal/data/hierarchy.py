@@ -29,9 +29,7 @@ class Hierarchy:
             raise InputError(f"hierarchy {self.name!r}: found no group, expected at least one coarse group")
         for coarse, classes in self.groups.items():
             if not classes:
-                raise InputError(
-                    f"hierarchy {self.name!r}: group {coarse!r} is empty; list a class or drop it"
-                )
+                raise InputError(f"hierarchy {self.name!r}: group {coarse!r} is empty; drop it")
         homes = [(fine, coarse) for coarse, classes in self.groups.items() for fine in classes]
         for fine, count in Counter(fine for fine, _ in homes).items():
             if count > 1:
@@ -74,7 +72,7 @@ class Hierarchy:
             class_names = [line.split(",")[0] for line in lines]
         if len(class_names) != len(coarse):
             raise InputError(
-                f"class_names: found {len(class_names)} names, expected {len(coarse)} (ImageNet-1k)"
+                f"class_names: found {len(class_names)}, expected the {len(coarse)} of ImageNet-1k"
             )
         groups: dict[str, tuple[str, ...]] = {}
         for name, group in zip(class_names, coarse, strict=True):
@@ -90,7 +88,7 @@ class Hierarchy:
         self._refuse(set(class_names) - self._classes(), "are in no group; add them to a group")
         self._refuse(
             self._classes() - set(class_names),
-            "are unknown to the image set; correct their spelling, or take hierarchy.restricted_to(class_names)",
+            "are unknown to the image set; correct their spelling, or take restricted_to(class_names)",
         )
         position = {name: index for index, name in enumerate(class_names)}
         return {
@@ -110,7 +108,8 @@ class Hierarchy:
     def _refuse(self, names: set[str], problem: str) -> None:
         if names:
             first = ", ".join(repr(name) for name in sorted(names)[:5])
-            raise InputError(f"hierarchy {self.name!r}: {len(names)} classes ({first} ...) {problem}")
+            more = " ..." if len(names) > 5 else ""
+            raise InputError(f"hierarchy {self.name!r}: {len(names)} classes ({first}{more}) {problem}")
 
 
 def _read_mapping(path: Path) -> dict:
@@ -146,9 +145,7 @@ def _classes(path: str | Path, coarse: object, classes: object) -> tuple[str, ..
 
 def _text(path: str | Path, value: object) -> str:
     if not isinstance(value, str):
-        raise InputError(
-            f"{path}: found the name {value!r}, read as {type(value).__name__}; put it in quotes"
-        )
+        raise InputError(f"{path}: found the name {value!r}, a {type(value).__name__}; put it in quotes")
     return value
 
 

@@ -6,7 +6,7 @@ from scipy.special import logsumexp
 
 from synreal.errors import InputError
 from synreal.evaluate.predictions import Predictions
-from synreal.evaluate.statistics import MINIMUM_IMAGES, wilson_interval
+from synreal.evaluate.statistics import wilson_bounds
 from synreal.evaluate.tally import Metric, Sums, Tally, ratio
 
 BINS = 15  # of equal width on [0, 1], as Guo et al. 2017 and ImageNet-X take
@@ -25,35 +25,30 @@ def confidence(predictions: Predictions) -> pd.Series:
 def expected_calibration_error(confidence: pd.Series, correct: pd.Series, bins: int = BINS) -> float:
     """Mean over images of |accuracy - mean confidence| of their bin, 0 to 1 (Guo et al. 2017).
 
-    Bins of equal width on [0, 1], closed on the right. It is never below 0 and few images per bin push it
-    up, so that it compares models only on the same images.
+    Bins of equal width on [0, 1], closed on the right. Chance pushes it up, the more the fewer images there
+    are per bin: compare models on the same images only. Resampling adds chance of its own, so that the
+    bootstrap interval of a well calibrated model can lie above the value.
     """
     return float(calibration_tally(confidence, correct, bins).values().iloc[0])
 
 
 def reliability(confidence: pd.Series, correct: pd.Series, bins: int = BINS) -> pd.DataFrame:
-    """The table of a reliability diagram, one row per bin: low, high, n, confidence, accuracy, ci_low, ci_high.
+    """The table of a reliability diagram: one row per bin.
 
-    `confidence` and `accuracy` are means over the bin's images, NaN for an empty one; the Wilson bounds are
-    NaN below MINIMUM_IMAGES images. Bins as in `expected_calibration_error`.
+    Columns low, high (edges), n, confidence, accuracy, ci_low, ci_high. `confidence` and `accuracy` are means
+    over the bin's images, NaN for an empty one; the Wilson bounds of the accuracy are NaN below
+    MINIMUM_IMAGES images. Bins as in `expected_calibration_error`.
     """
     position = _bins(confidence, correct, bins)
     n = np.bincount(position, minlength=bins)
     hits = np.bincount(position, weights=correct.to_numpy(), minlength=bins).astype(int)
     total = np.bincount(position, weights=confidence.to_numpy(), minlength=bins)
-    bounds = [
-        wilson_interval(h, m) if m >= MINIMUM_IMAGES else (np.nan, np.nan)
-        for h, m in zip(hits, n, strict=True)
-    ]
+    low, high = np.transpose([wilson_bounds(*counts) for counts in zip(hits, n, strict=True)])
     edges = np.linspace(0, 1, bins + 1)
-    table = {
-        "low": edges[:-1],
-        "high": edges[1:],
-        "n": n,
-        "confidence": ratio(total, n),
-        "accuracy": ratio(hits, n),
-    }
-    return pd.DataFrame(table | dict(zip(("ci_low", "ci_high"), np.transpose(bounds), strict=True)))
+    means = {"confidence": ratio(total, n), "accuracy": ratio(hits, n)}
+    return pd.DataFrame(
+        {"low": edges[:-1], "high": edges[1:], "n": n} | means | {"ci_low": low, "ci_high": high}
+    )
 
 
 def calibration_tally(confidence: pd.Series, correct: pd.Series, bins: int = BINS) -> Tally:
@@ -65,7 +60,8 @@ def calibration_tally(confidence: pd.Series, correct: pd.Series, bins: int = BIN
     }
 
     def value(sums: Sums) -> np.ndarray:
-        return ratio(sum(np.abs(sums[f"gap:{b}"]) for b in range(bins)), sums["images"])
+        gaps = np.abs([sums[f"gap:{b}"] for b in range(bins)])
+        return ratio(gaps.sum(axis=0), sums["images"])
 
     metric = Metric("expected_calibration_error", "all", ("images",), value)
     return Tally(pd.DataFrame(columns, index=confidence.index), (metric,))
@@ -74,7 +70,7 @@ def calibration_tally(confidence: pd.Series, correct: pd.Series, bins: int = BIN
 def _bins(confidence: pd.Series, correct: pd.Series, bins: int) -> np.ndarray:
     if bins < 1 or not confidence.between(0, 1).all() or not confidence.index.equals(correct.index):
         raise InputError(
-            f"calibration: found {bins} bins and confidences from {confidence.min()} to {confidence.max()}, expected "
-            "at least 1 bin, confidences within 0 to 1, and correctness of the same images in the same order"
+            f"calibration: found {bins} bins and confidences from {confidence.min()} to {confidence.max()}, "
+            "expected at least 1 bin, confidences within 0 to 1, and correctness of the same images in order"
         )
     return np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], confidence.to_numpy())

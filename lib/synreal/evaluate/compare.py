@@ -14,21 +14,14 @@ from synreal.evaluate.statistics import (
     holm,
     mcnemar_p,
     minimum_detectable_effect,
+    no_interval,
     percentile_interval,
     power_factor,
     resampled_sums,
 )
 from synreal.evaluate.tally import Metric, Sums, Tally
 
-AGREE = "both models have the same outcome on every image: nothing to resample"
-NOT_TESTED = {
-    "ci_low": np.nan,
-    "ci_high": np.nan,
-    "p": np.nan,
-    "mde": np.nan,
-    "discordant": np.nan,
-    "test": "",
-}
+NOT_TESTED = dict.fromkeys(["ci_low", "ci_high", "p", "mde", "discordant"], np.nan) | {"test": ""}
 
 
 def compare(
@@ -43,16 +36,17 @@ def compare(
 
     Columns: model_a, model_b, data, metric, group, value_a, value_b, difference, n, ci_low, ci_high, p,
     p_holm, mde, discordant, test, note. The interval is a 95 % percentile bootstrap over images, both models
-    on the same draws. Proportions are tested by the exact McNemar test, of the `discordant` images that one model alone
-    gets right; the rest by the bootstrap. p_holm is adjusted across the groups (factors, coarse groups) of
-    one metric. mde is the smallest difference found with 80 % power at level 0.05, before that adjustment:
-    `minimum_detectable_effect` for proportions, 2.80 bootstrap standard errors for the rest. Where a group has
-    too few images, or the models never differ, the bounds are NaN and `note` says so.
+    on the same draws. Proportions are tested by the exact McNemar test, on the `discordant` images that one
+    model alone gets right; the rest by the bootstrap. p_holm is adjusted across the groups (factors, coarse
+    groups) of one metric. mde is the smallest difference found with 80 % power at level 0.05, before that
+    adjustment: `minimum_detectable_effect` for proportions, 2.80 bootstrap standard errors for the rest.
+    Where a group has too few images, or the difference never varies over the draws, the bounds are NaN and
+    `note` says so.
     Raises InputError when the two are not of the same images, or as `report`.
     """
     check_same_images(a, b)
     tallies = [predictions_tally(model, hierarchy, factors) for model in (a, b)]
-    pair = _Pair.of(*tallies, draws=draws, seed=seed)
+    pair = _Pair.of(tallies[0], tallies[1], draws, seed)
     table = pd.DataFrame([_row(metric, pair) for metric in tallies[0].metrics])
     adjusted = table.groupby("metric")["p"].transform(lambda p: holm(p.to_numpy()))
     table.insert(table.columns.get_loc("p") + 1, "p_holm", adjusted)
@@ -61,24 +55,25 @@ def compare(
 
 
 def check_same_images(a: Predictions, b: Predictions) -> None:
-    """Raises InputError unless both hold the same ids with the same labels, in any order, and the same classes."""
+    """Raises InputError unless both hold the same ids with the same labels, in any order, and classes."""
     pair = f"predictions of {a.model!r} and {b.model!r}"
     if a.class_names != b.class_names:
         raise InputError(
-            f"{pair}: class names differ ({len(a.class_names)} and {len(b.class_names)} classes); predict both "
-            "with the same classes in the same order"
+            f"{pair}: class names differ ({len(a.class_names)} and {len(b.class_names)} classes); "
+            "predict both with the same classes in the same order"
         )
     labels = [pd.Series(part.labels, index=part.ids) for part in (a, b)]
     alone = labels[0].index.symmetric_difference(labels[1].index)
     if len(alone):
         raise InputError(
-            f"{pair}: {len(alone)} ids are in one of the two only, first {alone[:3].tolist()}; predict both on the "
-            "same image set"
+            f"{pair}: {len(alone)} ids are in one of the two only, first {alone[:3].tolist()}; "
+            "predict both on the same image set"
         )
     other = labels[0] != labels[1].reindex(labels[0].index)
     if other.any():
+        first = sorted(other.index[other])[:3]
         raise InputError(
-            f"{pair}: labels differ on {other.sum()} images, first {sorted(other.index[other])[:3]}; predict both on "
+            f"{pair}: labels differ on {other.sum()} images, first {first}; predict both on "
             "the same version of the image set"
         )
 
@@ -106,24 +101,24 @@ class _Pair:
 
 def _row(metric: Metric, pair: _Pair) -> dict[str, object]:
     value_a, value_b = (float(metric.value(totals)) for totals in pair.totals)
+    n = metric.n(pair.totals[0])
     row = {
         "metric": metric.name,
         "group": metric.group,
         "value_a": value_a,
         "value_b": value_b,
         "difference": value_a - value_b,
-        "n": metric.n(pair.totals[0]),
+        "n": n,
     }
     note = metric.too_few(pair.totals[0])
-    return row | (NOT_TESTED | {"note": note} if note else _tested(metric, pair, row["n"]))
+    return row | (NOT_TESTED | {"note": note} if note else _tested(metric, pair, n))
 
 
 def _tested(metric: Metric, pair: _Pair, n: int) -> dict[str, object]:
     differences = metric.value(pair.drawn[0]) - metric.value(pair.drawn[1])
-    spread = float(np.nanstd(differences))
-    low, high = percentile_interval(differences) if spread > 0 else (np.nan, np.nan)
-    test = _mcnemar(pair.only(metric.hits), n) if metric.hits else _bootstrap(differences, spread)
-    return {"ci_low": low, "ci_high": high, **test, "note": "" if spread > 0 else AGREE}
+    low, high = percentile_interval(differences)
+    test = _mcnemar(pair.only(metric.hits), n) if metric.hits else _bootstrap(differences)
+    return {"ci_low": low, "ci_high": high, **test, "note": no_interval(differences)}
 
 
 def _mcnemar(only: tuple[int, int], n: int) -> dict[str, object]:
@@ -132,7 +127,7 @@ def _mcnemar(only: tuple[int, int], n: int) -> dict[str, object]:
     return {"p": mcnemar_p(*only), "mde": mde, "discordant": discordant, "test": "mcnemar"}
 
 
-def _bootstrap(differences: np.ndarray, spread: float) -> dict[str, object]:
+def _bootstrap(differences: np.ndarray) -> dict[str, object]:
     # Without spread the draws say nothing about what a difference would have to be to show.
-    mde = power_factor() * spread if spread > 0 else np.nan
+    mde = np.nan if no_interval(differences) else power_factor() * float(np.nanstd(differences))
     return {"p": bootstrap_p(differences), "mde": mde, "discordant": np.nan, "test": "bootstrap"}

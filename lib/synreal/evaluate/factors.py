@@ -1,7 +1,8 @@
 """Accuracy on images with a factor (rotated, dark, blocked by a person ...), absolute and relative.
 
-A factor table has one bool column per factor and one row per annotated image, indexed by image id. "Annotated"
-are the images with a row, whether a flag is set or not; for ImageNet-X the prototypes are removed before.
+A factor table has one bool column per factor and one row per annotated image, indexed by image id.
+"Annotated" are the images with a row, whether a flag is set or not; for ImageNet-X the prototypes are
+removed before.
 """
 
 from typing import Literal
@@ -63,13 +64,15 @@ def factor_tally(correct: pd.Series, factors: pd.DataFrame) -> Tally:
 def _metrics(factor: str) -> list[Metric]:
     images, hits = f"factor:{factor}", f"factor:{factor}:correct"
 
-    def relative(base: tuple[str, str]) -> Metric:
-        name = next(f"relative_accuracy_{key}" for key, value in BASES.items() if value == base)
-        return Metric(name, factor, (images,), lambda sums: _relative(sums, (hits, images), base))
+    def relative(denominator: str) -> Metric:
+        def value(sums: Sums) -> np.ndarray:
+            return _relative(sums, (hits, images), BASES[denominator])
+
+        return Metric(f"relative_accuracy_{denominator}", factor, (images,), value)
 
     return [
         proportion("factor_accuracy", factor, hits, images),
-        *(relative(base) for base in BASES.values()),
+        *(relative(denominator) for denominator in BASES),
         Metric("error_ratio", factor, (images,), lambda sums: _error_ratio(sums, (hits, images))),
     ]
 
@@ -93,7 +96,7 @@ def _aligned(ids: pd.Index, factors: pd.DataFrame) -> tuple[pd.DataFrame, np.nda
     annotated = ids.isin(factors.index)
     if not annotated.any():
         raise InputError(
-            f"factors: none of the {len(factors)} ids of the factor table (first {factors.index[:3].tolist()}) is "
+            f"factors: none of the {len(factors)} ids of the table (first {factors.index[:3].tolist()}) is "
             f"among the {len(ids)} of the predictions (first {ids[:3].tolist()}); index it by image id"
         )
     return factors.reindex(ids, fill_value=False), annotated

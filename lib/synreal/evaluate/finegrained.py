@@ -12,7 +12,7 @@ import pandas as pd
 from synreal.data.hierarchy import Hierarchy
 from synreal.evaluate.accuracy import correct
 from synreal.evaluate.predictions import Predictions
-from synreal.evaluate.statistics import MINIMUM_IMAGES, wilson_interval
+from synreal.evaluate.statistics import wilson_bounds
 from synreal.evaluate.tally import Metric, Sums, Tally, proportion, ratio
 
 KINDS = ("restricted", "unrestricted")
@@ -103,6 +103,6 @@ def _group_row(sums: Sums, coarse: str, classes: int) -> dict[str, float]:
     row: dict[str, float] = {"classes": classes, "n": n}
     for kind in KINDS:
         hits = int(sums[f"coarse:{coarse}:{kind}"])
-        low, high = wilson_interval(hits, n) if n >= MINIMUM_IMAGES else (np.nan, np.nan)
+        low, high = wilson_bounds(hits, n)
         row |= {kind: hits / n if n else np.nan, f"{kind}_low": low, f"{kind}_high": high}
     return row

@@ -9,7 +9,7 @@ from synreal.evaluate.calibration import calibration_tally, confidence
 from synreal.evaluate.factors import factor_tally
 from synreal.evaluate.finegrained import fine_grained_tally, fine_members
 from synreal.evaluate.predictions import Predictions
-from synreal.evaluate.statistics import percentile_interval, wilson_interval
+from synreal.evaluate.statistics import no_interval, percentile_interval, wilson_interval
 from synreal.evaluate.tally import Metric, Sums, Tally, joined
 
 
@@ -26,8 +26,8 @@ def report(
     unrestricted_accuracy per coarse group of two classes or more, and their _micro and _macro averages;
     with a factor table annotated_accuracy, and per factor factor_accuracy, relative_accuracy_annotated,
     relative_accuracy_all and error_ratio. Intervals are 95 %: Wilson for proportions, percentile bootstrap
-    over images (`draws`, `seed`) for the rest. Where a group has too few images the bounds are NaN and
-    `note` says so. The order of the images makes no difference.
+    over images (`draws`, `seed`) for the rest. Where a group has too few images, or the draws never vary,
+    the bounds are NaN and `note` says so. The order of the images makes no difference.
     Raises InputError when a class is outside the hierarchy or the factor table does not fit.
     Source: P1 sec. 2.1.
     """
@@ -53,7 +53,7 @@ def predictions_tally(
 
 
 def _row(metric: Metric, totals: Sums, drawn: Sums) -> dict[str, object]:
-    low, high = _interval(metric, totals, drawn)
+    low, high, note = _interval(metric, totals, drawn)
     return {
         "metric": metric.name,
         "group": metric.group,
@@ -62,13 +62,15 @@ def _row(metric: Metric, totals: Sums, drawn: Sums) -> dict[str, object]:
         "ci_low": low,
         "ci_high": high,
         "interval": "wilson" if metric.hits else "bootstrap",
-        "note": metric.too_few(totals),
+        "note": note,
     }
 
 
-def _interval(metric: Metric, totals: Sums, drawn: Sums) -> tuple[float, float]:
-    if metric.too_few(totals):
-        return np.nan, np.nan
+def _interval(metric: Metric, totals: Sums, drawn: Sums) -> tuple[float, float, str]:
+    note = metric.too_few(totals)
+    if note:
+        return np.nan, np.nan, note
     if metric.hits:
-        return wilson_interval(int(totals[metric.hits]), metric.n(totals))
-    return percentile_interval(metric.value(drawn))
+        return *wilson_interval(int(totals[metric.hits]), metric.n(totals)), ""
+    samples = metric.value(drawn)
+    return *percentile_interval(samples), no_interval(samples)

@@ -36,6 +36,11 @@ def wilson_interval(hits: int, n: int, confidence: float = 0.95) -> tuple[float,
     return float(min(max(low, 0.0), hits / n)), float(max(min(high, 1.0), hits / n))
 
 
+def wilson_bounds(hits: int, n: int) -> tuple[float, float]:
+    """`wilson_interval`, or NaN bounds where there are too few images: for tables that say n beside them."""
+    return wilson_interval(int(hits), int(n)) if n >= MINIMUM_IMAGES else (float("nan"), float("nan"))
+
+
 def resampled_sums(columns: np.ndarray, draws: int, seed: int) -> np.ndarray:
     """Column sums of `draws` samples of n rows with replacement: float64 [draws, k] from float32 [n, k].
 
@@ -46,9 +51,7 @@ def resampled_sums(columns: np.ndarray, draws: int, seed: int) -> np.ndarray:
     Raises InputError when draws < 1 or there is no row.
     """
     if draws < 1 or len(columns) < 1:
-        raise InputError(
-            f"bootstrap: found {draws} draws of {len(columns)} rows, expected at least 1 of each"
-        )
+        raise InputError(f"bootstrap: found {draws} draws of {len(columns)} rows, expected 1 or more")
     rng = np.random.default_rng(seed)
     step = max(1, CHUNK_WEIGHTS // len(columns))
     columns = np.ascontiguousarray(columns, dtype=np.float32)
@@ -66,14 +69,26 @@ def _weights(rng: np.random.Generator, rows: int) -> np.ndarray:
 def percentile_interval(samples: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:
     """Percentile bootstrap interval of the draws [draws].
 
-    A draw in which the statistic is undefined (no image of the group was picked) is left out; with no
-    other draw the interval is NaN.
+    A draw in which the statistic is undefined (no image of the group was picked) is left out. NaN where
+    `no_interval` gives a reason.
+    """
+    if no_interval(samples):
+        return float("nan"), float("nan")
+    defined = samples[np.isfinite(samples)]
+    low, high = np.quantile(defined, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
+def no_interval(samples: np.ndarray) -> str:
+    """Why the draws [draws] bound nothing, or nothing where they do.
+
+    Draws that never vary come from outcomes that never vary (all right, or two models that agree on every
+    image); an interval of width 0 would claim a certainty that is not there.
     """
     defined = samples[np.isfinite(samples)]
     if defined.size == 0:
-        return float("nan"), float("nan")
-    low, high = np.quantile(defined, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(low), float(high)
+        return "undefined (divides by 0)"
+    return "" if np.ptp(defined) > 0 else "no interval: all bootstrap draws are equal"
 
 
 def bootstrap_interval(
