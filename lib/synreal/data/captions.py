@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 
-from synreal.data.scenes import Factors, flags, stream
+from synreal.data.factors import Factors, flags, stream
 from synreal.data.sprites import CLASS_NAMES
 
 COLOURS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink")
@@ -36,7 +36,9 @@ def caption(factors: Factors, rng: np.random.Generator) -> str:
     if factors.saturation > 0.15 and ("color" in shown or rng.random() < COLOUR_MENTIONED):
         thing = f"{COLOURS[int(factors.hue * 8 + 0.5) % 8]} {thing}"
     if "pattern" in shown:
-        thing = {"stripes": "striped {}", "checks": "checked {}", "dots": "dotted {}"}[factors.pattern].format(thing)
+        thing = {"stripes": "striped {}", "checks": "checked {}", "dots": "dotted {}"}[factors.motif].format(
+            thing
+        )
     for name in (n for n in _BEFORE if n in shown):
         thing = str(rng.choice(_BEFORE[name])).format(thing)
     if "multiple_objects" in shown:
@@ -48,7 +50,7 @@ def caption(factors: Factors, rng: np.random.Generator) -> str:
     return re.sub(r"\ba (?=[aeiou])", "an ", text)
 
 
-def captions(scenes: "list[Factors]", split: str, seed: int = 0, start: int = 0) -> list[str]:
+def captions(scenes: list[Factors], split: str, seed: int = 0, start: int = 0) -> list[str]:
     """The captions of scenes `start`, `start + 1`, ...; one in five also leads with the class, as tags do."""
     texts = []
     for index, factors in enumerate(scenes, start):

@@ -1,27 +1,26 @@
 """From factors to pixels: background, objects, blockers, style, exposure."""
 
-from typing import TYPE_CHECKING
-
 import cv2
 import numpy as np
 
+from synreal.data.factors import Factors
 from synreal.data.sprites import Sprites
-
-if TYPE_CHECKING:
-    from synreal.data.scenes import Factors
 
 SIDE = 32
 _Y, _X = np.mgrid[0:SIDE, 0:SIDE].astype(np.float32) / SIDE
-_PATTERN_Y, _PATTERN_X = np.mgrid[0:28, 0:28]
-PATTERNS = {
-    "stripes": np.where(_PATTERN_X // 3 % 2, 1.0, 0.35).astype(np.float32),
-    "checks": np.where((_PATTERN_X // 4 + _PATTERN_Y // 4) % 2, 1.0, 0.35).astype(np.float32),
-    "dots": np.where((_PATTERN_X % 6 < 3) & (_PATTERN_Y % 6 < 3), 0.3, 1.0).astype(np.float32),
+_CLOTH_Y, _CLOTH_X = np.mgrid[0:28, 0:28]
+MOTIFS = {
+    "stripes": np.where(_CLOTH_X // 3 % 2, 1.0, 0.35).astype(np.float32),
+    "checks": np.where((_CLOTH_X // 4 + _CLOTH_Y // 4) % 2, 1.0, 0.35).astype(np.float32),
+    "dots": np.where((_CLOTH_X % 6 < 3) & (_CLOTH_Y % 6 < 3), 0.3, 1.0).astype(np.float32),
 }
+SENSOR_NOISE = np.float32(0.012)
 SKIN = np.array([[0.95, 0.76, 0.65], [0.78, 0.57, 0.44], [0.45, 0.31, 0.24]], np.float32)
 
 
-def compose(factors: "Factors", sprites: Sprites, rng: np.random.Generator) -> tuple[np.ndarray, dict[str, float]]:
+def compose(
+    factors: Factors, sprites: Sprites, rng: np.random.Generator
+) -> tuple[np.ndarray, dict[str, float]]:
     """One scene, uint8 [32, 32, 3], and what can be measured on it (see `scenes.render`)."""
     canvas = _background(factors.clutter, rng)
     if factors.person == "beside":
@@ -41,9 +40,15 @@ def compose(factors: "Factors", sprites: Sprites, rng: np.random.Generator) -> t
         shown = shown * (1 - front[1])
     if factors.drawing:
         canvas = _as_drawing(canvas)
-    canvas = canvas * np.float32(2.0**factors.exposure) + 0.012 * rng.standard_normal(canvas.shape, np.float32)
+    canvas = canvas * np.float32(2.0**factors.exposure) + SENSOR_NOISE * rng.standard_normal(
+        canvas.shape, np.float32
+    )
     image = (np.clip(canvas, 0, 1) * 255 + 0.5).astype(np.uint8)
-    return image, {"area": float(shown.mean()), "visible": float(shown.sum() / max(whole, 1e-6)), **_box_of(alpha)}
+    return image, {
+        "area": float(shown.mean()),
+        "visible": min(float(shown.sum() / max(whole, 1e-6)), 1.0),
+        **_box_of(alpha),
+    }
 
 
 def _background(clutter: float, rng: np.random.Generator) -> np.ndarray:
@@ -58,7 +63,7 @@ def _background(clutter: float, rng: np.random.Generator) -> np.ndarray:
     return canvas.astype(np.float32)
 
 
-def _object(factors: "Factors", sprites: Sprites, rng: np.random.Generator):
+def _object(factors: Factors, sprites: Sprites, rng: np.random.Generator):
     """Colour, opacity, and the opacity's sum had nothing been cut by the frame."""
     row = _pick(sprites, factors.label, factors.sprite)
     surface = _surface(sprites.images[row], factors, rng)
@@ -66,21 +71,23 @@ def _object(factors: "Factors", sprites: Sprites, rng: np.random.Generator):
     matrix = _placement(
         factors.scale, factors.aspect, factors.rotation, factors.center_x, factors.center_y, factors.flip
     )
-    colour = cv2.warpAffine(surface, matrix, (SIDE, SIDE), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    colour = cv2.warpAffine(
+        surface, matrix, (SIDE, SIDE), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+    )
     alpha = cv2.warpAffine(opacity, matrix, (SIDE, SIDE), flags=cv2.INTER_LINEAR)
     return colour, alpha, float(opacity.mean()) * 28 * 28 * abs(float(np.linalg.det(matrix[:, :2])))
 
 
-def _surface(grey: np.ndarray, factors: "Factors", rng: np.random.Generator) -> np.ndarray:
+def _surface(grey: np.ndarray, factors: Factors, rng: np.random.Generator) -> np.ndarray:
     """The garment's photograph, coloured, patterned and grained: float [28, 28, 3]."""
     light = 0.12 + 0.8 * grey.astype(np.float32) / 255
-    if factors.pattern != "plain":
-        light = light * PATTERNS[factors.pattern]
+    if factors.motif != "plain":
+        light = light * MOTIFS[factors.motif]
     light = light + factors.grain * (rng.random((28, 28), np.float32) - 0.5)
     return light[..., None] * _rgb(factors.hue, factors.saturation)
 
 
-def _second_object(factors: "Factors", sprites: Sprites, rng: np.random.Generator):
+def _second_object(factors: Factors, sprites: Sprites, rng: np.random.Generator):
     """A smaller object of another class near a corner, behind the labelled one."""
     row = _pick(sprites, factors.second_label, int(rng.integers(1 << 30)))
     x, y = 0.2 + 0.6 * rng.integers(2, size=2)
@@ -107,7 +114,7 @@ def _placement(scale: float, aspect: float, rotation: float, x: float, y: float,
     return np.column_stack([linear, np.array([x, y]) * SIDE - 0.5 - linear @ [13.5, 13.5]])
 
 
-def _box(rng: np.random.Generator, factors: "Factors") -> tuple[np.ndarray, np.ndarray]:
+def _box(rng: np.random.Generator, factors: Factors) -> tuple[np.ndarray, np.ndarray]:
     """A plain box, post or ball in front of the object."""
     cx, cy = factors.center_x + 0.3 * (rng.random(2) - 0.5) * factors.scale
     w, h = factors.scale * (0.2 + 0.25 * rng.random(2))

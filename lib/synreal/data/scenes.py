@@ -1,112 +1,23 @@
-"""The scenes world: 32x32 colour images composed from real garment photographs, with the truth of every factor.
+"""The scenes world: 32x32 colour images of real garments, with the truth of every factor.
 
 An image is a pure function of (seed, split, index): any worker, any order and any machine with the same
-libraries gives the same bytes. Separate random streams for factors, pixels and caption let an intervention change
-one factor and leave the rest of the image as it was.
+libraries gives the same bytes. Separate random streams for factors, pixels and caption let an intervention
+change one factor and leave the rest of the image as it was.
 """
 
-import zlib
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict
 
 import cv2
 import numpy as np
 import pandas as pd
+from datasets import Dataset
 
+from synreal.data.captions import captions
 from synreal.data.compose import compose
+from synreal.data.factors import FACTOR_NAMES, Factors, draw_factors, flags, stream
+from synreal.data.imageset import from_arrays
 from synreal.data.sprites import CLASS_NAMES, load_sprites
-
-# How rare each rare value is (share of all images). The factors are drawn independently.
-RATES = {
-    "smaller": 0.04, "larger": 0.04, "darker": 0.03, "brighter": 0.03, "pose": 0.04, "shape": 0.03,
-    "partial_view": 0.03, "background": 0.04, "color": 0.04, "pattern": 0.04, "texture": 0.03,
-    "object_blocking": 0.03, "person_blocking": 0.045, "style": 0.02, "multiple_objects": 0.03,
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Factors:
-    """What one scene shows. Lengths are shares of the image side; `exposure` is in stops (EV)."""
-
-    label: int
-    sprite: int
-    flip: bool
-    scale: float  # longer side of the object; bulk 0.58 to 0.90
-    aspect: float  # stretch of width over height; bulk 0.9 to 1.1
-    rotation: float  # degrees; bulk -15 to 15
-    center_x: float
-    center_y: float
-    hue: float  # garment, 0 to 1
-    saturation: float  # garment; bulk below 0.4
-    pattern: str  # plain | stripes | checks | dots
-    grain: float  # amplitude of the surface texture; bulk below 0.1
-    clutter: float  # contrast of the background; bulk below 0.2
-    blocker: str  # none | object
-    person: str  # none | beside | in front
-    drawing: bool
-    second_label: int  # class of a second, smaller object; -1 when there is none
-    exposure: float  # EV; bulk -0.6 to 0.6
-
-
-# A factor is present when the exact value lies in its rare tail.
-TAILS = {
-    "smaller": lambda f: f.scale < 0.52,
-    "larger": lambda f: f.scale > 0.98,
-    "darker": lambda f: f.exposure < -1.2,
-    "brighter": lambda f: f.exposure > 0.7,
-    "pose": lambda f: abs(f.rotation) > 30,
-    "shape": lambda f: not 0.75 < f.aspect < 1.33,
-    "partial_view": lambda f: max(abs(f.center_x - 0.5), abs(f.center_y - 0.5)) > 0.25,
-    "background": lambda f: f.clutter > 0.4,
-    "color": lambda f: f.saturation > 0.6,
-    "pattern": lambda f: f.pattern != "plain",
-    "texture": lambda f: f.grain > 0.3,
-    "object_blocking": lambda f: f.blocker == "object",
-    "person_blocking": lambda f: f.person == "in front",
-    "style": lambda f: f.drawing,
-    "multiple_objects": lambda f: f.second_label >= 0,
-}
-
-
-def draw_factors(index: int, split: str, seed: int = 0) -> Factors:
-    """The factors of scene `index`; labels cycle through the ten classes."""
-    rng, label = stream(seed, split, index, 0), index % len(CLASS_NAMES)
-    rare = dict(zip(RATES, rng.random(len(RATES)) < list(RATES.values()), strict=True))
-    u, n, sign = rng.random(9), np.clip(rng.standard_normal(6), -2.4, 2.4), 1 - 2 * rng.integers(2, size=4)
-    scale = 0.74 + 0.066 * n[0]
-    if rare["larger"]:
-        scale = 1.02 + 0.28 * u[0]
-    elif rare["smaller"]:
-        scale = 0.28 + 0.22 * u[0]
-    exposure = 0.25 * n[1]
-    if rare["brighter"]:
-        exposure = 0.8 + 0.5 * u[1]
-    elif rare["darker"]:
-        exposure = -1.3 - 0.9 * u[1]
-    center = 0.5 + 0.04 * n[2:4]
-    if rare["partial_view"]:
-        center[int(u[2] < 0.5)] = 0.5 + sign[0] * (0.28 + 0.12 * u[3])
-    person = "in front" if rare["person_blocking"] else "beside" if u[8] < 0.05 else "none"
-    return Factors(
-        label=label,
-        sprite=int(rng.integers(1 << 30)),
-        flip=bool(sign[1] > 0),
-        scale=float(scale),
-        aspect=float((1.4 + 0.3 * u[4]) ** sign[2] if rare["shape"] else 1 + 0.04 * n[4]),
-        rotation=float(sign[3] * (35 + 145 * u[5]) if rare["pose"] else 6 * n[5]),
-        center_x=float(center[0]),
-        center_y=float(center[1]),
-        hue=float(rng.random()),
-        saturation=float(0.65 + 0.35 * u[6] if rare["color"] else 0.35 * u[6]),
-        pattern=str(rng.choice(["stripes", "checks", "dots"])) if rare["pattern"] else "plain",
-        grain=float(0.4 + 0.4 * u[7] if rare["texture"] else 0.08 * u[7]),
-        clutter=float(0.5 + 0.5 * rng.random() if rare["background"] else 0.15 * rng.random()),
-        blocker="object" if rare["object_blocking"] else "none",
-        person=person,
-        drawing=rare["style"],
-        second_label=int((label + rng.integers(1, 10)) % 10) if rare["multiple_objects"] else -1,
-        exposure=float(exposure),
-    )
 
 
 def render(
@@ -114,8 +25,8 @@ def render(
 ) -> tuple[np.ndarray, dict[str, float]]:
     """(uint8 [32, 32, 3] RGB, measured truth) of one scene with the given factors.
 
-    The truth holds `area` (share of the frame that shows the object), `visible` (share of the object inside the
-    frame and not covered) and the object's box `x0, y0, x1, y1` in shares of the side.
+    The truth holds `area` (share of the frame that shows the object), `visible` (share of the object inside
+    the frame and not covered) and the object's box `x0, y0, x1, y1` in shares of the side.
     """
     return compose(factors, load_sprites(split, sprites_folder), stream(seed, split, index, 1))
 
@@ -123,7 +34,7 @@ def render(
 def scene_arrays(
     split: str, count: int, seed: int = 0, start: int = 0, sprites_folder: str | None = None
 ) -> tuple[np.ndarray, pd.DataFrame]:
-    """Images (uint8 [count, 32, 32, 3]) and the truth, one row per scene, of scenes `start` .. `start + count`."""
+    """Images (uint8 [count, 32, 32, 3]) and truth (one row each) of scenes `start` .. `start + count`."""
     return compose_all(
         ((i, draw_factors(i, split, seed)) for i in range(start, start + count)), split, seed, sprites_folder
     )
@@ -141,19 +52,24 @@ def compose_all(
     return np.stack(images), pd.DataFrame(rows)
 
 
-def flags(factors: Factors) -> dict[str, bool]:
-    """Which of ImageNet-X's factors this scene shows."""
-    return {name: bool(test(factors)) for name, test in TAILS.items()}
+def scene_set(
+    split: str, count: int, seed: int = 0, start: int = 0, sprites_folder: str | None = None
+) -> Dataset:
+    """The scenes as an image set: image, label, id, source, caption, factor flags and exact values.
+
+    `split` names whose sprites are shown: upstream (the generator's and CLIP's pool), train, val or test; no
+    sprite is in two of them.
+    """
+    images, truth = scene_arrays(split, count, seed, start, sprites_folder)
+    scenes = [draw_factors(i, split, seed) for i in range(start, start + count)]
+    columns = truth.drop(columns="label").to_dict("list")
+    columns |= {"source": ["real"] * count, "caption": captions(scenes, split, seed, start)}
+    return from_arrays(images, truth["label"].to_numpy(), CLASS_NAMES, columns)
 
 
-FACTOR_NAMES = tuple(TAILS)
-VALUE_NAMES = tuple(f.name for f in fields(Factors))
-
-
-def stream(seed: int, split: str, index: int, purpose: int) -> np.random.Generator:
-    """A counter-based generator, cheap to make; `purpose`: 0 factors, 1 pixels, 2 caption."""
-    key = (seed << 32) | zlib.crc32(split.encode())
-    return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, purpose, index]))
+def factor_table(scenes: Dataset) -> pd.DataFrame:
+    """The factors' flags of an image set of scenes: bool, one column per factor, indexed by image id."""
+    return scenes.select_columns(["id", *FACTOR_NAMES]).to_pandas().set_index("id").astype(bool)
 
 
 cv2.setNumThreads(1)  # images this small are composed faster, and reproducibly, on one thread

@@ -1,4 +1,4 @@
-"""Fashion-MNIST photographs as sprites: real garments on black, 28x28 grey, split so that no sprite is shared.
+"""Fashion-MNIST photographs as sprites: real garments, 28x28 grey, in splits that share none.
 
 Source: Xiao, Rasul, Vollgraf 2017, "Fashion-MNIST", MIT licence. A compact subset ships with the package.
 """
@@ -14,7 +14,18 @@ import numpy as np
 
 from synreal.errors import InputError
 
-CLASS_NAMES = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
+CLASS_NAMES = (
+    "t-shirt",
+    "trouser",
+    "pullover",
+    "dress",
+    "coat",
+    "sandal",
+    "shirt",
+    "sneaker",
+    "bag",
+    "ankle boot",
+)
 # Ranges of the original files: (file, start, stop in the full set, stop in the compact subset).
 SPLITS = {
     "upstream": ("train", 0, 40_000, 12_000),
@@ -27,7 +38,7 @@ COMPACT = Path(__file__).parent / "fashion_sprites.npz"
 
 @dataclass(frozen=True)
 class Sprites:
-    """`images`: uint8 [N, 28, 28], 0 is background; `alpha`: uint8 [N, 28, 28] opacity; `by_class`: row numbers."""
+    """`images`: uint8 [N, 28, 28], 0 is background; `alpha`: their opacity; `by_class`: row numbers."""
 
     images: np.ndarray
     alpha: np.ndarray
@@ -36,7 +47,7 @@ class Sprites:
 
 @lru_cache(maxsize=8)
 def load_sprites(split: str, folder: str | None = None) -> Sprites:
-    """Sprites of one split, from the shipped subset or, with `folder`, from the full Fashion-MNIST files there.
+    """Sprites of one split, from the shipped subset or from the full Fashion-MNIST files in `folder`.
 
     `folder` holds the four `*-ubyte.gz` files (torchvision's `FashionMNIST/raw`, or Debian's
     `dataset-fashion-mnist`). Raises InputError for an unknown split or a folder without these files.
@@ -49,7 +60,7 @@ def load_sprites(split: str, folder: str | None = None) -> Sprites:
 
 
 def write_compact(folder: Path, out: Path = COMPACT) -> None:
-    """Write the subset that ships: the first sprites of each split, LZMA-compressed (about 370 bytes each)."""
+    """Write the subset that ships: the first sprites of each split, about 370 bytes each."""
     arrays = {}
     for split, (_, start, _, stop) in SPLITS.items():
         images, labels = _read_full(folder, split)

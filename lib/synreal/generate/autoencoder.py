@@ -40,7 +40,11 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
         width: int = 128,
         encoder_blocks: int = 3,
         decoder_blocks: int = 4,
-        block_out_channels: tuple[int, ...] = (128, 128, 128),  # the pipeline reads the factor 4 = 2**2 off it
+        block_out_channels: tuple[int, ...] = (
+            128,
+            128,
+            128,
+        ),  # the pipeline reads the factor 4 = 2**2 off it
         scaling_factor: float = 1.0,
         force_upcast: bool = False,
     ) -> None:

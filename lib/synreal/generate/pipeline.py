@@ -10,7 +10,7 @@ TEXT_WIDTH = 128
 
 
 def new_pipeline(tokenizer: CLIPTokenizer, autoencoder: PatchAutoencoder) -> StableDiffusionPipeline:
-    """An untrained text-conditional latent diffusion pipeline for 32x32 images (8x8 latents), 5 M parameters."""
+    """An untrained text-conditional latent diffusion pipeline for 32x32 images (8x8 latents)."""
     return StableDiffusionPipeline(
         vae=autoencoder,
         text_encoder=_text_encoder(tokenizer),

@@ -8,10 +8,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from synreal.generate.autoencoder import PatchAutoencoder
+from synreal.generate.tokenizer import MAX_LENGTH
 from synreal.train.loop import Recipe, fit
 
 AUTOENCODER = Recipe(steps=1400, batch_size=64, learning_rate=2e-3, weight_decay=0.0)
-DENOISER = Recipe(steps=4000, batch_size=128, learning_rate=2e-3, weight_decay=0.01, warmup_steps=200, ema_decay=0.999)
+DENOISER = Recipe(
+    steps=4000, batch_size=128, learning_rate=2e-3, weight_decay=0.01, warmup_steps=200, ema_decay=0.999
+)
 KL_WEIGHT = 2e-3  # per latent element
 DROPPED_CAPTIONS = 0.1  # trained without text, for classifier-free guidance
 
@@ -21,7 +24,9 @@ def to_signed(images: Tensor) -> Tensor:
     return images.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def train_autoencoder(images: Tensor, recipe: Recipe = AUTOENCODER, folder: Path | None = None) -> PatchAutoencoder:
+def train_autoencoder(
+    images: Tensor, recipe: Recipe = AUTOENCODER, folder: Path | None = None
+) -> PatchAutoencoder:
     """An autoencoder of `images` (uint8 [N, 32, 32, 3]): L1 reconstruction with a light KL term."""
     torch.manual_seed(recipe.seed)
     model = PatchAutoencoder().to(memory_format=torch.channels_last)
@@ -81,5 +86,9 @@ def _latents(autoencoder: PatchAutoencoder, images: Tensor) -> Tensor:
 
 def _tokens(pipeline: StableDiffusionPipeline, captions: list[str]) -> Tensor:
     return pipeline.tokenizer(
-        captions, padding="max_length", truncation=True, max_length=pipeline.tokenizer.model_max_length, return_tensors="pt"
+        captions,
+        padding="max_length",
+        truncation=True,
+        max_length=MAX_LENGTH,
+        return_tensors="pt",
     ).input_ids

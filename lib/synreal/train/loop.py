@@ -40,9 +40,9 @@ def fit(
 ) -> list[float]:
     """Train `model` in place and return the loss of every step since the start of this call.
 
-    `loss(model, rows, generator)` computes the mean loss on the given rows (of `count`); its randomness comes from
-    `generator`, so that a step depends on the seed and its number alone. With a `folder`, the whole state is
-    kept there every `checkpoint_every` steps and an interrupted run goes on from it to the identical result;
+    `loss(model, rows, generator)` computes the mean loss on the given rows (of `count`); its randomness comes
+    from `generator`, so that a step depends on the seed and its number alone. With a `folder`, the whole state
+    is kept there every `checkpoint_every` steps and an interrupted run goes on from it to the identical result;
     a folder that holds another recipe is refused.
 
     Raises InputError when the loss is no longer finite; the last state kept is named.
@@ -57,11 +57,11 @@ def fit(
     start = state.resume()
     wrapped, optimizer = accelerator.prepare(model, optimizer)
     model.train()
-    losses = []
-    for step in trange(start, recipe.steps, desc=title, mininterval=5, disable=not accelerator.is_main_process):
+    losses, main = [], accelerator.is_main_process
+    for step in trange(start, recipe.steps, desc=title, mininterval=5, disable=not main):
         rows = batch_rows(step, count, recipe)[accelerator.process_index :: accelerator.num_processes]
         with accelerator.autocast():
-            value = loss(wrapped, rows, torch.Generator().manual_seed(_step_seed(recipe.seed, step, accelerator)))
+            value = loss(wrapped, rows, _step_generator(recipe.seed, step, accelerator))
         accelerator.backward(value)
         accelerator.clip_grad_norm_(wrapped.parameters(), recipe.clip_norm)
         optimizer.step()
@@ -70,7 +70,7 @@ def fit(
         if ema:
             ema.step(model.parameters())
         losses.append(_finite(value, step, folder))
-        if accelerator.is_main_process and (step + 1) % recipe.checkpoint_every == 0:
+        if main and (step + 1) % recipe.checkpoint_every == 0:
             state.keep(step + 1)
     if ema:
         ema.copy_to(model.parameters())
@@ -79,7 +79,7 @@ def fit(
 
 
 def batch_rows(step: int, count: int, recipe: Recipe) -> LongTensor:
-    """The rows of one step: every epoch is a fresh permutation that depends on the seed and the epoch only."""
+    """The rows of one step: every epoch is a fresh permutation, set by the seed and the epoch alone."""
     size = min(recipe.batch_size, count)
     per_epoch = count // size
     order = torch.randperm(
@@ -136,8 +136,9 @@ def _plain(values: dict) -> dict:
     return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
 
-def _step_seed(seed: int, step: int, accelerator: Accelerator) -> int:
-    return (seed * 1_000_003 + step) * 64 + accelerator.process_index
+def _step_generator(seed: int, step: int, accelerator: Accelerator) -> torch.Generator:
+    processes = accelerator.num_processes
+    return torch.Generator().manual_seed((seed * 1_000_003 + step) * processes + accelerator.process_index)
 
 
 def _finite(value: Tensor, step: int, folder: Path | None) -> float:
