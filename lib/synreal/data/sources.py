@@ -1,0 +1,212 @@
+"""The kinds of places an image set is read from: folder, parquet, WebDataset, saved Dataset, the hub."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
+
+from synreal.data.folders import SPLITS, read_folder
+from synreal.data.labels import shorten
+from synreal.errors import InputError
+from synreal.paths import cache_dir
+
+HUB = "hub:"
+KEY = "__key__"  # WebDataset's own name for the stem that the files of one sample share
+KINDS = (
+    "expected an image folder, parquet file(s), WebDataset tar(s), a folder written by Dataset.save_to_disk, "
+    "or hub:owner/name"
+)
+Kind = Literal["folder", "parquet", "tar", "saved", "hub"]
+
+
+def read_source(
+    source: str | Path, split: str | None, image: str, label: str, names: Sequence[str] | None
+) -> datasets.Dataset:
+    """The set as it lies in `source`, with columns image and label found and named, but not yet checked."""
+    kind, files = find_source(source, split)
+    if kind == "folder":
+        return read_folder(Path(source), split, names, label)
+    if kind == "parquet":
+        ds = _read_parquet(files, image, label)
+    elif kind == "tar":
+        ds = _read_webdataset(files, label)
+    else:
+        ds = _read_hub(str(source), split) if kind == "hub" else _read_saved(Path(source), split)
+    return _name_columns(ds, image, label, str(source))
+
+
+def find_source(source: str | Path, split: str | None) -> tuple[Kind, list[Path]]:
+    """What `source` is, and its files when it is made of files (a pattern such as `part-*.tar` is expanded)."""
+    if str(source).startswith(HUB):
+        return "hub", []
+    path = Path(source)
+    if path.is_dir():
+        return _kind_of_folder(path, split)
+    files = [path] if path.is_file() else sorted(path.parent.glob(path.name))
+    if not files:
+        raise InputError(f"{source}: no such file or folder; {KINDS}")
+    if split is not None:
+        raise InputError(
+            f"split: found {split!r} beside a file; name the file of that split as source instead"
+        )
+    return _kind_of_files(files), files
+
+
+def _kind_of_folder(path: Path, split: str | None) -> tuple[Kind, list[Path]]:
+    if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
+        return "saved", []
+    files = sorted([*path.rglob("*.parquet"), *path.rglob("*.tar")])
+    files = [file for file in files if file.name != "metadata.parquet"]
+    if not files:
+        return "folder", []
+    return _kind_of_files(files), _files_of_split(path, files, split)
+
+
+def _kind_of_files(files: list[Path]) -> Kind:
+    suffixes = {file.suffix for file in files}
+    if suffixes == {".parquet"}:
+        return "parquet"
+    if suffixes == {".tar"}:
+        return "tar"
+    raise InputError(f"{files[0].parent}: files of the kinds {sorted(suffixes)}; {KINDS}")
+
+
+def _files_of_split(root: Path, files: list[Path], split: str | None) -> list[Path]:
+    """The files whose name or folder begins with the split's name, such as data/test-00000-of-00002.parquet."""
+    parts = {file: _split_of(file.relative_to(root)) for file in files}
+    found = sorted({part for part in parts.values() if part})
+    if split is None and len(found) > 1:
+        raise InputError(f"{root}: holds the splits {shorten(found)}; name one as split")
+    chosen = files if split is None else [file for file in files if parts[file] == split]
+    if not chosen:
+        names = [file.name for file in files]
+        raise InputError(f"{root}: no file of the split {split}; found {shorten(names)}")
+    return chosen
+
+
+def _split_of(path: Path) -> str | None:
+    words = [word for part in path.parts for word in part.replace(".", "-").replace("_", "-").split("-")[:1]]
+    return next((word for word in words if word in SPLITS), None)
+
+
+def _read_parquet(files: list[Path], image: str, label: str) -> datasets.Dataset:
+    """Column types come from the first file; images become Image while they are written to the cache."""
+    try:
+        schema = pq.read_schema(files[0])
+    except pa.ArrowInvalid as error:
+        raise InputError(f"{files[0]}: not a parquet file ({error})") from error
+    _need_columns(str(files[0]), schema.names, (image, label))
+    for i, field in enumerate(schema):
+        if pa.types.is_dictionary(field.type):
+            schema = schema.set(i, field.with_type(field.type.value_type))
+    features = datasets.Features.from_arrow_schema(schema)
+    if not (_holds_bytes(schema.field(image).type)):
+        raise InputError(
+            f"{files[0]}: column {image} is of type {schema.field(image).type}; expected encoded images "
+            "(binary, or a struct with field bytes)"
+        )
+    features[image] = datasets.Image()
+    return _load("parquet", files, features)
+
+
+def _holds_bytes(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind):
+        return kind.get_field_index("bytes") >= 0
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+
+def _read_webdataset(files: list[Path], label: str) -> datasets.Dataset:
+    """Fields: an image; the label as `label`, `cls` or a key of `json`, whose keys become columns; txt = caption.
+
+    The id is the sample's key, preceded by the tar's name when there are several tars.
+    """
+    ds = _load("webdataset", files, None)
+    if "json" in ds.column_names:
+        ds = _spread_json(ds)
+    if label not in ds.column_names and "cls" in ds.column_names:
+        ds = ds.rename_column("cls", label)
+    if "txt" in ds.column_names and "caption" not in ds.column_names:
+        ds = ds.rename_column("txt", "caption")
+    keys = ds[KEY][:]
+    if len(files) > 1:
+        keys = [f"{Path(url).stem}/{key}" for url, key in zip(ds["__url__"], keys, strict=True)]
+    drop = [name for name in (KEY, "__url__", "id") if name in ds.column_names]
+    return ds.remove_columns(drop).add_column("id", keys)
+
+
+def _spread_json(ds: datasets.Dataset) -> datasets.Dataset:
+    kept = set(ds.column_names)
+    records = ds["json"][:]
+    ds = ds.remove_columns("json")
+    for key in records[0]:
+        if key not in kept:
+            ds = ds.add_column(key, [record[key] for record in records])
+    return ds
+
+
+def _load(kind: str, files: list[Path], features: datasets.Features | None) -> datasets.Dataset:
+    paths = [str(file.resolve()) for file in files]
+    try:
+        return datasets.load_dataset(
+            kind, data_files=paths, split="train", features=features, cache_dir=str(cache_dir() / "datasets")
+        )
+    except (DatasetGenerationError, ValueError, OSError) as error:
+        reason = error.__cause__ or error
+        raise InputError(
+            f"{files[0].parent}: {len(files)} {kind} file(s) cannot be read: {reason}"
+        ) from error
+
+
+def _read_saved(path: Path, split: str | None) -> datasets.Dataset:
+    saved = datasets.load_from_disk(str(path))
+    if isinstance(saved, datasets.Dataset):
+        if split is not None:
+            raise InputError(f"split: found {split!r}, but {path} holds a single Dataset; leave split out")
+        return saved
+    if split not in saved:
+        raise InputError(f"{path}: split is {split!r}; expected one of {sorted(saved)}")
+    return saved[split]
+
+
+def _read_hub(source: str, split: str | None) -> datasets.Dataset:
+    name = source.removeprefix(HUB)
+    if name.count("/") != 1 or split is None:
+        raise InputError(f"{source} with split {split!r}: expected hub:owner/name and the name of a split")
+    try:
+        return datasets.load_dataset(name, split=split, cache_dir=str(cache_dir() / "datasets"))
+    except (ConnectionError, DatasetNotFoundError) as error:
+        raise InputError(
+            f"{source}: the hub could not be reached or has no such set ({error}); check the name and the "
+            "network, or fetch the set on another machine and give the folder of its parquet files"
+        ) from error
+    except ValueError as error:
+        raise InputError(f"{source}: {error}") from error
+
+
+def _name_columns(ds: datasets.Dataset, image: str, label: str, where: str) -> datasets.Dataset:
+    columns = [name for name, feature in ds.features.items() if isinstance(feature, datasets.Image)]
+    if image not in ds.column_names and len(columns) == 1:
+        image = columns[0]
+    _need_columns(where, ds.column_names, (image, label))
+    for old, new in ((image, "image"), (label, "label")):
+        if old != new and new in ds.column_names:
+            raise InputError(
+                f"{where}: column {old} is to become {new}, but there is a column {new} too; drop one"
+            )
+        ds = ds.rename_column(old, new) if old != new else ds
+    if not isinstance(ds.features["image"], datasets.Image):
+        raise InputError(f"{where}: column {image} is of type {ds.features['image']}; expected Image")
+    return ds
+
+
+def _need_columns(where: str, found: Sequence[str], needed: Sequence[str]) -> None:
+    missing = [name for name in needed if name not in found]
+    if missing:
+        raise InputError(
+            f"{where}: no column {shorten(missing)}; found {shorten(found, 20)}; name the right ones with "
+            "image_column and label_column"
+        )
