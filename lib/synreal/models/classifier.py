@@ -53,7 +53,10 @@ class Classifier(ABC):
         return self._in_batches(self._scores, images, batch_size)
 
     def features(self, images: Images, batch_size: int = 256) -> Tensor:
-        """What the head sees, float32 [N, D] on the CPU: pooled features, or CLIP's image embedding as it is."""
+        """What the head sees, float32 [N, D] on the CPU: pooled features, or CLIP's image embedding.
+
+        Neither is scaled to unit length.
+        """
         return self._in_batches(self._features, images, batch_size)
 
     @abstractmethod
@@ -93,7 +96,7 @@ class LinearClassifier(Classifier):
 
 
 def class_columns(card: Card, class_names: Sequence[str]) -> list[int]:
-    """Columns of the card's head for these classes, in their order. Raises InputError for classes it lacks."""
+    """Columns of the card's head for these classes, in their order. InputError for classes it lacks."""
     unknown = [name for name in class_names if name not in card.class_names]
     if unknown:
         raise InputError(

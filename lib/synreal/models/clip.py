@@ -61,7 +61,7 @@ def zero_shot_head(
 
 
 def load_tokenizer(card: Card, module: nn.Module) -> Tokenizer:
-    """The card's tokenizer, at the module's context length. Raises InputError if its vocabulary does not fit."""
+    """The card's tokenizer, at the module's context length. InputError if its vocabulary does not fit."""
     length: Any = module.context_length
     if card.tokenizer is None:
         tokenizer = open_clip.SimpleTokenizer(context_length=length)
@@ -80,7 +80,7 @@ def load_tokenizer(card: Card, module: nn.Module) -> Tokenizer:
 
 
 def build_clip(card: Card) -> nn.Module:
-    """The card's open_clip model, untrained. Raises InputError for a configuration that contradicts the card."""
+    """The card's open_clip model, untrained. InputError for a configuration that contradicts the card."""
     config = dict(card.architecture_args) or _registered(card)
     quick = card.activation == "quick_gelu"
     if config.setdefault("quick_gelu", quick) != quick:

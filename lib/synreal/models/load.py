@@ -45,7 +45,7 @@ def load_classifier(
     `class_names`: the classes to ask about, in the order of the columns of the logits; default: the card's. A
     linear head is restricted to them, so they must be the card's; a zero-shot head takes any.
     `preprocess`: replaces the card's own preparation of images.
-    Raises InputError for missing weights, a wrong hash, and keys, shapes or activation that do not fit the card.
+    Raises InputError for missing weights, a wrong hash, and keys, shapes or activation that do not fit.
     """
     card = card if isinstance(card, Card) else load_card(card)
     names = tuple(card.class_names if class_names is None else class_names)
@@ -114,7 +114,7 @@ def read_weights(file: Path) -> dict[str, Tensor]:
 
 
 def save_checkpoint(folder: str | Path, module: nn.Module, card: Card, half: bool = False) -> Card:
-    """Writes model.safetensors and card.yaml into the folder and returns the card as written, with its sha256.
+    """Writes model.safetensors and card.yaml into the folder; returns the card as written, with its sha256.
 
     `half` stores float16: half the size, three decimal digits, back to float32 on loading. Each file appears
     whole, the card last, so an interrupted save leaves no card or one whose hash does not fit.
