@@ -1,0 +1,51 @@
+"""What several test files share: small notebooks, and the browser."""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import nbformat
+import pytest
+
+PARAMETERS = """profile: str = "mini"  # set by the runner
+n: int = 2  # images; cost grows = linearly
+rate: float = 0.5  # step size
+names: list[str] = ["a"]  # who
+seed: int = 0  # of every draw
+"""
+# Records one measurement, as a chapter does.
+RECORD = """from synreal.book.record import Study
+Study(NAME, profile).record(metric="n", value=n, model="m", data="test", n=n, seed=seed)"""
+
+
+@pytest.fixture
+def notebook(tmp_path: Path) -> Callable[..., Path]:
+    """Writes tmp_path/NAME.ipynb: a parameters cell, then the given code cells; returns its path.
+
+    The cells default to printing three parameters; with `records` a cell that records `n` comes first.
+    """
+
+    def write(
+        *cells: str, name: str = "tiny", parameters: str = PARAMETERS, records: bool = False
+    ) -> Path:
+        sources = [RECORD.replace("NAME", repr(name))] * records + list(cells or ("print(n, rate, names)",))
+        code = [nbformat.v4.new_code_cell(source) for source in sources]
+        head = nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]})
+        title = nbformat.v4.new_markdown_cell(f"# Title of {name}")
+        path = tmp_path / f"{name}.ipynb"
+        nbformat.write(nbformat.v4.new_notebook(cells=[title, head, *code]), path)
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """Path of Chromium. Without it a browser test is skipped, but fails in CI, which must have it."""
+    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if found:
+        return found
+    if os.environ.get("CI"):
+        pytest.fail("CI is set and Chromium is not installed: `.ci/run` should have installed it")
+    pytest.skip("Chromium is not installed (Debian: apt-get install chromium)")
