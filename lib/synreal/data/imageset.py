@@ -1,7 +1,8 @@
 """The image-set contract: one table of images, labels, ids and sources, whatever they were loaded from.
 
 Columns: `image` (datasets.Image), `label` (ClassLabel), `id` (string, different in every row), `source`
-(string), and any others: caption, factor columns, and for generated images prompt, seed, generator and guidance_scale.
+(string), and any others: caption, factor columns, and for generated images prompt, seed, generator and
+guidance_scale.
 """
 
 import warnings
@@ -55,8 +56,8 @@ def load_image_set(
 ) -> datasets.Dataset:
     """The image set at `source`, with the columns of the contract and all further columns.
 
-    source: an image folder (one subfolder per class; a metadata file may add columns by `file_name`), a parquet
-    file or a folder or pattern of them, WebDataset tars, a folder of `Dataset.save_to_disk`, or
+    source: an image folder (one subfolder per class; a metadata file may add columns by `file_name`), a
+    parquet file or a folder or pattern of them, WebDataset tars, a folder of `Dataset.save_to_disk`, or
     `hub:owner/name`, the only form that uses the network.
     split: a subfolder, the beginning of file names, or a split of the hub or of a saved set.
     class_names: names in label order; needed for numeric labels that nothing else names. Without it, names

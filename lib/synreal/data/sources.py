@@ -40,7 +40,7 @@ def read_source(
 
 
 def find_source(source: str | Path, split: str | None) -> tuple[Kind, list[Path]]:
-    """What `source` is, and its files when it is made of files (a pattern such as `part-*.tar` is expanded)."""
+    """What `source` is, and its files when it is made of files (a pattern as `part-*.tar` is expanded)."""
     if str(source).startswith(HUB):
         return "hub", []
     path = Path(source)
@@ -76,7 +76,7 @@ def _kind_of_files(files: list[Path]) -> Kind:
 
 
 def _files_of_split(root: Path, files: list[Path], split: str | None) -> list[Path]:
-    """The files whose name or folder begins with the split's name, such as data/test-00000-of-00002.parquet."""
+    """The files whose name or folder begins with the split's name, as in data/test-00000-of-00002.parquet."""
     parts = {file: _split_of(file.relative_to(root)) for file in files}
     found = sorted({part for part in parts.values() if part})
     if split is None and len(found) > 1:
@@ -120,7 +120,8 @@ def _holds_bytes(kind: pa.DataType) -> bool:
 
 
 def _read_webdataset(files: list[Path], label: str) -> datasets.Dataset:
-    """Fields: an image; the label as `label`, `cls` or a key of `json`, whose keys become columns; txt = caption.
+    """Fields: an image; the label as `label`, `cls` or a key of `json`, whose keys become columns; `txt`
+    becomes caption.
 
     The id is the sample's key, preceded by the tar's name when there are several tars.
     """
