@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+from synreal.data.imagenet import imagenet_class_names
 from synreal.errors import InputError
 
 
@@ -60,16 +61,14 @@ class Hierarchy:
     def imagenet_x(cls, class_names: Sequence[str] | None = None) -> "Hierarchy":
         """The 100 metaclasses of ImageNet-1k that the imagenet-x package ships; 63 hold two classes or more.
 
-        Classes are named by WordNet id. `class_names` gives other names to the 1,000 classes, in the
-        standard order. For a subset of ImageNet follow it with `restricted_to`.
-        Raises InputError when `class_names` does not hold 1,000 names.
+        Classes are named as in `imagenet1k`; `class_names` gives other names to the 1,000 classes, in the
+        standard order, for instance `imagenet_wnids()`. For a subset of ImageNet follow it with
+        `restricted_to`. Raises InputError when `class_names` does not hold 1,000 names.
         """
-        annotations = files("imagenet_x") / "annotations"
-        table = (annotations / "imagenet_1k_classes_to_100_metaclasses.csv").read_text(encoding="utf-8")
-        coarse = [row["name"] for row in csv.DictReader(io.StringIO(table))]
-        if class_names is None:
-            lines = (annotations / "imagenet_labels.txt").read_text(encoding="utf-8").splitlines()
-            class_names = [line.split(",")[0] for line in lines]
+        path = files("imagenet_x") / "annotations" / "imagenet_1k_classes_to_100_metaclasses.csv"
+        rows = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8")))
+        coarse = [row["name"] for row in rows]
+        class_names = imagenet_class_names() if class_names is None else class_names
         if len(class_names) != len(coarse):
             raise InputError(
                 f"class_names: found {len(class_names)}, expected the {len(coarse)} of ImageNet-1k"
