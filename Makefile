@@ -1,0 +1,69 @@
+# The two commands that matter: `make book` and `make test`. `make help` shows all.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+BIN := .venv/bin
+# uv from the PATH, or else one that `make install` gets into .bootstrap/
+UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo .bootstrap/bin/uv)
+# A new revision executes into a new run; the same one goes on where it stopped.
+REVISION := $(shell git rev-parse --short HEAD 2>/dev/null)
+RUN ?= _build/runs/book$(if $(REVISION),-$(REVISION))
+PROFILE ?= mini
+STAMP := .venv/.installed
+
+.PHONY: help
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: install
+install: $(STAMP)  ## the environment .venv, exactly as locked; done again only when the lock changes
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(UV) --version >/dev/null 2>&1 || $(PYTHON) -m pip install --quiet --target .bootstrap uv \
+	    || echo "uv cannot be had; going on with pip, which takes some minutes"
+	@if $(UV) --version >/dev/null 2>&1; then $(MAKE) --no-print-directory install-uv; \
+	    else $(MAKE) --no-print-directory install-pip; fi
+	@touch $@
+
+.PHONY: install-uv install-pip
+install-uv:
+	[ -x $(BIN)/python ] || $(UV) venv --quiet --python 3.11 .venv
+	$(UV) pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock
+	$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
+
+install-pip:
+	[ -x $(BIN)/python ] || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+
+.PHONY: book
+book: install  ## execute every notebook, then render _build/html/index.html
+	$(BIN)/synreal run --all --profile $(PROFILE) --out $(RUN)
+	$(BIN)/synreal book --run $(RUN) --out _build/html
+
+.PHONY: test
+test: install  ## everything: style, types, stored outputs of the notebooks, the test suite
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest --nbval-lax --nbval-current-env notebooks
+	$(BIN)/pytest tests
+
+.PHONY: zoo
+zoo: install  ## train the shipped models again from nothing; goes on when interrupted
+	$(BIN)/python -m synreal.train.zoo
+
+.PHONY: store
+store: install  ## execute every notebook and store its outputs in notebooks/, for a commit
+	$(BIN)/synreal run --all --out $(RUN)
+	cp $(RUN)/notebooks/*.ipynb notebooks/
+
+.PHONY: lock
+lock:  ## resolve pyproject.toml into requirements.lock (then bring environment.yml in step: the tests say how)
+	$(UV) pip compile pyproject.toml --all-extras --generate-hashes --no-header --no-annotate \
+	    --python-version 3.11.7 -o requirements.lock
+
+.PHONY: clean
+clean:  ## remove what is built, runs and caches included; keeps .venv
+	rm -rf _build .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find lib tests notebooks -name __pycache__ -type d -prune -exec rm -rf {} +
