@@ -26,9 +26,7 @@ def notebook(tmp_path: Path) -> Callable[..., Path]:
     The cells default to printing three parameters; with `records` a cell that records `n` comes first.
     """
 
-    def write(
-        *cells: str, name: str = "tiny", parameters: str = PARAMETERS, records: bool = False
-    ) -> Path:
+    def write(*cells: str, name: str = "tiny", parameters: str = PARAMETERS, records: bool = False) -> Path:
         sources = [RECORD.replace("NAME", repr(name))] * records + list(cells or ("print(n, rate, names)",))
         code = [nbformat.v4.new_code_cell(source) for source in sources]
         head = nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]})

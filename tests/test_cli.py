@@ -25,9 +25,9 @@ def synreal(monkeypatch, capsys):
 
 
 def test_pairs_of_words_reach_p():
-    assert cli.join_pairs(["nb", "-p", "sizes", "[1, 2]", "--parameter", "low", "-1", "-p", "a=b", "--all"]) == [
-        "nb", "-p", "sizes=[1, 2]", "--parameter", "low=-1", "-p", "a=b", "--all",
-    ]  # fmt: skip
+    given = ["nb", "-p", "sizes", "[1, 2]", "--parameter", "low", "-1", "-p", "a=b", "--all"]
+    joined = ["nb", "-p", "sizes=[1, 2]", "--parameter", "low=-1", "-p", "a=b", "--all"]
+    assert cli.join_pairs(given) == joined
     assert cli.split_pair("prompt=a = b") == ("prompt", "a = b")
     for text in ("seed", "=3"):
         with pytest.raises(InputError, match="expected a name and a value"):
@@ -35,7 +35,9 @@ def test_pairs_of_words_reach_p():
 
 
 def test_run_prints_the_run_folder(synreal, notebook, tmp_path):
-    status, out, _ = synreal("run", notebook(), "-p", "n", 3, "-p", "rate", "-1e-3", "--out", tmp_path / "run")
+    status, out, _ = synreal(
+        "run", notebook(), "-p", "n", 3, "-p", "rate", "-1e-3", "--out", tmp_path / "run"
+    )
     assert (status, out) == (0, f"{tmp_path / 'run'}\n")
     assert "3 -0.001 ['a']" in (tmp_path / "run" / "notebooks" / "tiny.ipynb").read_text()
 

@@ -19,7 +19,9 @@ CONDA = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
 
 def asked_for() -> list[Requirement]:
     extras = PROJECT["optional-dependencies"].values()
-    return [Requirement(text) for text in [*PROJECT["dependencies"], *(one for extra in extras for one in extra)]]
+    return [
+        Requirement(text) for text in [*PROJECT["dependencies"], *(one for extra in extras for one in extra)]
+    ]
 
 
 @pytest.mark.parametrize("requirement", asked_for(), ids=str)
@@ -39,7 +41,9 @@ def test_lock_is_hashed_and_holds_no_address():
     entries = re.split(r"\n(?=\S)", text.strip())
     assert len(entries) == len(LOCK) > 100
     for entry in entries:
-        assert re.fullmatch(r"[\w.-]+(\[[\w,-]+\])?==[\w.+!]+( ; [^\\]+)? \\\n( +--hash=sha256:[0-9a-f]{64}( \\\n)?)+", entry)
+        assert re.fullmatch(
+            r"[\w.-]+(\[[\w,-]+\])?==[\w.+!]+( ; [^\\]+)? \\\n( +--hash=sha256:[0-9a-f]{64}( \\\n)?)+", entry
+        )
 
 
 def test_torch_and_torchvision_are_the_pair_built_for_each_other():
@@ -55,5 +59,12 @@ def test_this_environment_is_the_locked_one():
 
 
 def test_no_file_of_the_project_names_a_path_of_one_machine():
-    for name in ("pyproject.toml", "requirements.lock", "environment.yml", "Makefile", ".ci/run", "README.md"):
+    for name in (
+        "pyproject.toml",
+        "requirements.lock",
+        "environment.yml",
+        "Makefile",
+        ".ci/run",
+        "README.md",
+    ):
         assert not re.search(r"(?<![\w.])/(work|root|home|tmp|opt)/", (ROOT / name).read_text()), name

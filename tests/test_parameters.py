@@ -168,7 +168,9 @@ def test_profile_that_does_not_fit_is_refused(notebook, tmp_path, text, message)
 
 
 def test_unknown_profile_lists_the_known_ones(notebook):
-    with pytest.raises(InputError, match="unknown profile 'quik'; did you mean 'quick'.*mini, paper, photos, quick"):
+    with pytest.raises(
+        InputError, match="unknown profile 'quik'; did you mean 'quick'.*mini, paper, photos, quick"
+    ):
         resolve([notebook()], "quik")
     with pytest.raises(InputError, match="does not exist"):
         resolve([notebook()], "absent.yaml")

@@ -44,7 +44,9 @@ def test_run_folder_holds_all_that_a_result_needs(notebook, tmp_path):
     assert about["profile"] == "mini" and set(about["git"]) == {"revision", "dirty"}
     environment = about["environment"]
     assert environment["python"] == sys.version.split()[0] and environment["torch_threads"] >= 1
-    assert environment["packages"]["papermill"] and environment["cpu"] and environment["cores"] == os.cpu_count()
+    assert (
+        environment["packages"]["papermill"] and environment["cpu"] and environment["cores"] == os.cpu_count()
+    )
     record = finished(folder)
     assert record["seeds"] == {"seed": 7} and [cell["cell"] for cell in record["cells"]] == [2, 3, 4]
     assert record["seconds"] >= sum(cell["seconds"] for cell in record["cells"]) > 0
@@ -57,7 +59,9 @@ def test_only_changed_values_are_injected_and_no_machine_path_is_stored(notebook
     assert "injected-parameters" not in plain.read_text()
     assert str(tmp_path) not in json.dumps(nbformat.read(plain, as_version=4).metadata)
     changed = run(path, out=tmp_path / "changed", given=[("n", "3")]) / "notebooks" / "tiny.ipynb"
-    injected = [c for c in nbformat.read(changed, as_version=4).cells if "injected" in str(c.metadata.get("tags"))]
+    injected = [
+        c for c in nbformat.read(changed, as_version=4).cells if "injected" in str(c.metadata.get("tags"))
+    ]
     assert len(injected) == 1 and "n = 3" in injected[0].source and "rate" not in injected[0].source
 
 
@@ -66,7 +70,7 @@ def test_traps_of_papermill_do_not_reach_the_user(notebook, tmp_path, caplog):
     parameters = 'profile: str = "mini"  # set by the runner\nid: str = "1"  # digits, id=007\n'
     parameters += 'says: str = "x"  # a = b\nlow: float = 1.0  # tiny\nnone: str | None = "x"  # may be null'
     path = notebook("print([id, says, low, none])", parameters=parameters)
-    awkward = 'a "b" \'c\' \\ {d} é'
+    awkward = "a \"b\" 'c' \\ {d} é"
     given = [("id", "007"), ("says", awkward), ("low", "1e-7"), ("none", "null")]
     folder = run(path, out=tmp_path / "run", given=given)
     assert text_of(folder) == f"{['007', awkward, 1e-7, None]}\n"
@@ -210,7 +214,9 @@ def wait_for(condition, seconds: float = 60) -> None:
 
 def test_run_killed_in_a_cell_goes_on(notebook, tmp_path):
     go = tmp_path / "go"
-    wait = f"import time\nfrom pathlib import Path\nwhile not Path({str(go)!r}).exists():\n    time.sleep(0.05)"
+    wait = (
+        f"import time\nfrom pathlib import Path\nwhile not Path({str(go)!r}).exists():\n    time.sleep(0.05)"
+    )
     quick, slow, out = notebook(records=True), notebook(wait, name="slow", records=True), tmp_path / "run"
     command = [sys.executable, "-m", "synreal", "run", str(quick), str(slow), "--out", str(out)]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)

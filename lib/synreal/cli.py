@@ -19,7 +19,8 @@ app = typer.Typer(
 )
 
 Notebooks = Annotated[
-    list[str] | None, typer.Argument(help="Names as in `synreal list`, or paths of notebooks.", show_default=False)
+    list[str] | None,
+    typer.Argument(help="Names as in `synreal list`, or paths of notebooks.", show_default=False),
 ]
 Everything = Annotated[bool, typer.Option("--all", help="Every notebook of the book.")]
 Profile = Annotated[str, typer.Option(help="mini, quick, photos, paper, or the path of your own YAML file.")]

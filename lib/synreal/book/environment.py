@@ -31,7 +31,7 @@ def describe_environment() -> dict[str, Any]:
 
 
 def package_versions() -> dict[str, str]:
-    """Version of each package of the lock that is installed; of every installed one where there is no lock."""
+    """Version of each installed package of the lock; of every installed one where there is no lock."""
     installed = {_canonical(d.name): d.version for d in importlib.metadata.distributions() if d.name}
     lock = repository_root() / "requirements.lock"
     names = locked_versions(lock).keys() if lock.exists() else installed.keys()
@@ -50,7 +50,9 @@ def _canonical(name: str) -> str:
 
 def _cpu_model() -> str:
     cpuinfo = Path("/proc/cpuinfo")
-    found = re.search(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(), re.MULTILINE) if cpuinfo.exists() else None
+    found = (
+        re.search(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(), re.MULTILINE) if cpuinfo.exists() else None
+    )
     return found.group(1) if found else platform.processor() or platform.machine()
 
 

@@ -78,7 +78,7 @@ def read_parameters(path: Path) -> dict[str, Parameter]:
 
 
 def parse_cell(source: str, where: str) -> dict[str, Parameter]:
-    """The parameters that a cell's source declares. Raises InputError naming the line that breaks the rules."""
+    """The parameters that a cell declares. Raises InputError naming the line that breaks the rules."""
     try:
         statements = ast.parse(source).body
     except SyntaxError as error:

@@ -145,7 +145,7 @@ class RunFolder:
         write_atomically(self.path / "finished" / f"{name}.json", json.dumps(record, indent=2))
 
     def fail(self, name: str) -> None:
-        """Sets the failed notebook's measurements aside, so that the run's results hold finished ones only."""
+        """Sets the failed notebook's measurements aside: the run's results are those of finished ones."""
         rows = self.path / "results" / f"{name}.jsonl"
         if rows.exists():
             rows.replace(self.partial(name).with_suffix(".jsonl"))

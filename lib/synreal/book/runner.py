@@ -37,7 +37,7 @@ ADDED_CELLS = {"injected-parameters", "papermill-error-cell-tag"}
 
 
 class ThisPython(AsyncKernelManager):
-    """Starts kernels with the interpreter that runs synreal, whatever kernels are registered on the machine."""
+    """Starts kernels with the interpreter that runs synreal, whatever kernels are registered."""
 
     @property
     def kernel_spec(self) -> KernelSpec:
@@ -70,7 +70,7 @@ class CellFailed(Exception):
 
 
 def find_notebooks(names: Sequence[str], everything: bool = False) -> list[Path]:
-    """The notebooks that the names or paths mean, or all of the book. Raises InputError for an unknown one."""
+    """The notebooks of these names or paths, or all of the book. Raises InputError for an unknown one."""
     book = book_notebooks()
     if everything == bool(names):
         raise InputError("name the notebooks to run or say --all (one of the two); `synreal list` shows them")
@@ -88,7 +88,7 @@ def _find(name: str, book: dict[str, Path]) -> Path:
     path = Path(name)
     if path.suffix == ".ipynb" and path.is_file():
         return path.absolute()
-    if path.name.removesuffix(".ipynb") in book and path.parent in (Path("."), Path("notebooks")):
+    if path.name.removesuffix(".ipynb") in book and path.parent in (Path(), Path("notebooks")):
         return book[path.name.removesuffix(".ipynb")]
     if path.suffix == ".ipynb":
         raise InputError(f"{name}: no such notebook; give a path to one, or a name from `synreal list`")
@@ -142,7 +142,9 @@ def _execute(notebook: Path, values: Values, folder: RunFolder, progress: bool) 
     """The executed notebook. Only values that differ from the defaults are injected: no cell repeats them."""
     declared = read_parameters(notebook)
     changed = {name: value for name, value in values.items() if value != declared[name].default}
-    logging.getLogger("papermill").setLevel(logging.ERROR)  # its own check misreads comments and warns in vain
+    logging.getLogger("papermill").setLevel(
+        logging.ERROR
+    )  # its own check misreads comments and warns in vain
     partial = folder.partial(notebook.stem)
     try:
         with _run_directory(folder.path):
