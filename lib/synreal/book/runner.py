@@ -155,6 +155,7 @@ def _execute(notebook: Path, values: Values, folder: RunFolder, progress: bool) 
                 kernel_name="python3",
                 language="python",
                 cwd=repository_root(),
+                start_timeout=600,  # a busy machine is slow; a kernel that dies is noticed at once
                 progress_bar={"desc": notebook.stem, "disable": not progress},
                 kernel_manager_class=ThisPython,
             )
