@@ -47,14 +47,18 @@ def test_resampling_depends_on_the_seed_alone(seed, rows, chunk):
 
 def test_seeds_give_different_draws():
     columns = np.arange(100.0)[:, None]
-    assert not np.array_equal(statistics.resampled_sums(columns, 5, 1), statistics.resampled_sums(columns, 5, 2))
+    assert not np.array_equal(
+        statistics.resampled_sums(columns, 5, 1), statistics.resampled_sums(columns, 5, 2)
+    )
 
 
 def test_bootstrap_agrees_with_the_normal_approximation_of_a_proportion():
     columns = np.zeros((1000, 2))
     columns[:, 1] = 1
     columns[:300, 0] = 1
-    low, high = statistics.bootstrap_interval(columns, lambda sums: sums[:, 0] / sums[:, 1], draws=4000, seed=1)
+    low, high = statistics.bootstrap_interval(
+        columns, lambda sums: sums[:, 0] / sums[:, 1], draws=4000, seed=1
+    )
     half = 1.96 * np.sqrt(0.3 * 0.7 / 1000)
     assert (low, high) == pytest.approx((0.3 - half, 0.3 + half), abs=0.003)
 

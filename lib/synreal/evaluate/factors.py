@@ -106,7 +106,7 @@ def _check(factors: pd.DataFrame) -> None:
     other = [str(name) for name in factors if factors[name].dtype != bool]
     if other or factors.shape[1] == 0:
         raise InputError(
-            f"factors: expected only columns of bool, found others: {other}; select the factor columns"
+            f"factors: expected columns of bool, found others: {other}; select the factor columns"
         )
     if not factors.index.is_unique:
         first = factors.index[factors.index.duplicated()][:3].tolist()
