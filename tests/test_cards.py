@@ -4,6 +4,7 @@ import pytest
 import yaml
 from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES
 from pydantic import ValidationError
+
 from synreal.errors import InputError
 from synreal.models import Card, imagenet_class_names, list_cards, load_card, openai_templates
 from synreal.models.card import openai_prompt_names

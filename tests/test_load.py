@@ -11,6 +11,10 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import load_file
+from tokenizers import Tokenizer, models, pre_tokenizers
+from torchvision import transforms
+from transformers import PreTrainedTokenizerFast
+
 from synreal.errors import InputError
 from synreal.models import (
     Card,
@@ -22,9 +26,6 @@ from synreal.models import (
     save_checkpoint,
 )
 from synreal.models.classifier import LinearClassifier
-from tokenizers import Tokenizer, models, pre_tokenizers
-from torchvision import transforms
-from transformers import PreTrainedTokenizerFast
 
 CLASSES = ("t-shirt", "coat", "bag", "sandal")
 VIT = Card(
@@ -36,7 +37,8 @@ VIT = Card(
 )  # fmt: skip
 CLIP = VIT.model_copy(
     update={
-        "name": "tiny-clip", "library": "open_clip", "architecture": "scenes-clip", "activation": "quick_gelu",
+        "name": "tiny-clip",
+        "library": "open_clip", "architecture": "scenes-clip", "activation": "quick_gelu",
         "head": "zero-shot", "templates": ("a photo of a {}.", "one {}."),
         "architecture_args": {
             "embed_dim": 16,

@@ -8,6 +8,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
+
 from synreal.errors import InputError
 from synreal.models import list_cards, load_card, load_classifier
 from synreal.models.card import PACKAGED_CARDS
