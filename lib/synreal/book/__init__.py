@@ -1,5 +1,19 @@
 """Runner, records, ledger and plots of the book."""
 
+from synreal.book.ledger import claims_markdown, judge_claims, ledger_table, verdict_counts
+from synreal.book.papers import paper_table, paper_value
 from synreal.book.record import Measurement, Study, read_notebook_results, read_results, run_folder
 
-__all__ = ["Measurement", "Study", "read_notebook_results", "read_results", "run_folder"]
+__all__ = [
+    "Measurement",
+    "Study",
+    "claims_markdown",
+    "judge_claims",
+    "ledger_table",
+    "paper_table",
+    "paper_value",
+    "read_notebook_results",
+    "read_results",
+    "run_folder",
+    "verdict_counts",
+]

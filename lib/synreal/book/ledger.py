@@ -3,9 +3,10 @@
 from enum import StrEnum
 
 import pandas as pd
+from IPython.display import Markdown
 
 from synreal.book.claims import Claim, Condition, Effect, load_claims
-from synreal.book.record import Measurement
+from synreal.book.record import Measurement, Study, read_results
 from synreal.errors import InputError
 
 
@@ -105,6 +106,28 @@ def _select(effect: Effect, results: pd.DataFrame) -> Measurement | None:
 
 def _differing(rows: pd.DataFrame) -> str:
     return ", ".join(column for column in rows if rows[column].nunique(dropna=False) > 1) or "nothing"
+
+
+def judge_claims(study: Study) -> pd.DataFrame:
+    """The ledger of one notebook, from what it has recorded so far; for its last cells.
+
+    Glues each verdict under the claim's id, and how many claims hold under "claims holds" and so on.
+    """
+    table = ledger_table(read_results(study.folder), chapter=study.name)
+    for claim in table.to_dict("records"):
+        study.glue(claim["id"], claim["verdict"])
+    for verdict, count in verdict_counts(table).items():
+        study.glue(f"claims {verdict}", count)
+    return table
+
+
+def claims_markdown(table: pd.DataFrame) -> Markdown:
+    """A ledger table to look at in a notebook: verdict, what the paper says, evidence."""
+    lines = ["| verdict | the paper says | evidence |", "|---|---|---|"]
+    for claim in table.to_dict("records"):
+        evidence = "<br>".join(claim["evidence"])
+        lines.append(f"| **{claim['verdict']}** | {claim['says']} ({claim['where']}) | {evidence} |")
+    return Markdown("\n".join(lines))
 
 
 def ledger_page(results: pd.DataFrame) -> str:

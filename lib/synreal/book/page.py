@@ -28,7 +28,7 @@ FIGURE = """<figure class="synreal-figure">
 def publish_hidden(key: str, value: float | str, row: dict[str, Any] | None = None) -> None:
     """Stores a value under `key` in the notebook, and the whole measurement with it when there is one."""
     metadata = {"scrapbook": {"name": key, "mime_prefix": HIDDEN}}
-    _publish({HIDDEN + "text/plain": repr(value)}, metadata | ({"synreal": row} if row else {}))
+    _publish({HIDDEN + "text/plain": repr(value)}, metadata | ({"measurement": row} if row else {}))
 
 
 def publish_figure(key: str, fig: "Figure", *, caption: str, alt: str) -> None:
@@ -44,11 +44,30 @@ def publish_figure(key: str, fig: "Figure", *, caption: str, alt: str) -> None:
     _publish({"text/html": text, "text/plain": plain}, {"scrapbook": {"name": key, "mime_prefix": ""}})
 
 
+def publish_environment(found: dict[str, Any]) -> None:
+    """Stores where the notebook runs, so that an executed notebook says so wherever it goes."""
+    metadata = {"scrapbook": {"name": "environment", "mime_prefix": HIDDEN}, "environment": found}
+    _publish({HIDDEN + "text/plain": repr("environment")}, metadata)
+
+
+def published_environment(notebook: Path) -> dict[str, Any]:
+    """Where an executed notebook ran; empty when it stored nothing."""
+    found = [
+        dict(o.metadata.environment) for o in _outputs(notebook) if "environment" in o.get("metadata", {})
+    ]
+    return found[-1] if found else {}
+
+
 def published_rows(notebook: Path) -> list[dict[str, Any]]:
     """The measurements stored in an executed notebook, in the order they were recorded."""
+    return [
+        dict(o.metadata.measurement) for o in _outputs(notebook) if "measurement" in o.get("metadata", {})
+    ]
+
+
+def _outputs(notebook: Path) -> list[nbformat.NotebookNode]:
     cells = nbformat.read(notebook, as_version=4).cells
-    outputs = [output for cell in cells for output in cell.get("outputs", [])]
-    return [dict(o.metadata.synreal) for o in outputs if "synreal" in o.get("metadata", {})]
+    return [output for cell in cells for output in cell.get("outputs", [])]
 
 
 def _publish(bundle: dict[str, str], metadata: dict[str, Any]) -> None:

@@ -22,6 +22,7 @@ and `model` names a pair exactly so:
 "CLIP-Real vs CLIP-Syn (equal data)", "CLIP-Real vs CLIP-Syn (equal accuracy)". `data` is "test".
 """
 
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -30,7 +31,8 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
-from synreal.book.page import publish_figure, publish_hidden, published_rows
+from synreal.book.page import publish_environment, publish_figure, publish_hidden, published_rows
+from synreal.book.status import environment_of_run
 from synreal.errors import InputError
 from synreal.paths import repository_root
 
@@ -99,10 +101,11 @@ class Study:
 
     def __init__(self, name: str, profile: str) -> None:
         self.name, self.profile, self.folder = name, profile, run_folder()
-        self._keys: set[str] = set()
+        self._keys = {"environment"}
         self._results = self.folder / "results" / f"{name}.jsonl"
         self._results.parent.mkdir(parents=True, exist_ok=True)
         self._results.write_text("")
+        publish_environment({"profile": profile} | environment_of_run(self.folder))
 
     def record(
         self,
@@ -119,11 +122,12 @@ class Study:
     ) -> Measurement:
         """The row just written; the page gains its number under `glue` and its sentence under `glue`.text.
 
-        glue: the key; by default "metric | model | data". n: images behind the value. ci: 95 % interval.
+        glue: the key; by default "metric | model | data". n: images behind the value. ci: 95 % interval;
+        two NaN, as the evaluation writes them, mean that there is none.
         Raises InputError for a value that is not finite and has no reason, an interval that does not hold
         the value, or a key used before.
         """
-        low, high = (None, None) if ci is None else ci
+        low, high = (None, None) if ci is None or all(map(math.isnan, ci)) else ci
         row = self._row(
             {"metric": metric, "value": value, "model": model, "data": data, "n": n, "reason": reason}
             | {"ci_low": low, "ci_high": high, "seed": seed}
