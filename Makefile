@@ -19,7 +19,7 @@ help:  ## this list
 install: $(STAMP)  ## the environment .venv, exactly as locked; done again only when the lock changes
 
 $(STAMP): requirements.lock pyproject.toml
-	@$(UV) --version >/dev/null 2>&1 || $(PYTHON) -m pip install --quiet --target .bootstrap uv \
+	@$(UV) --version >/dev/null 2>&1 || $(PYTHON) -m pip install --quiet --root-user-action ignore --target .bootstrap uv \
 	    || echo "uv cannot be had; going on with pip, which takes some minutes"
 	@if $(UV) --version >/dev/null 2>&1; then $(MAKE) --no-print-directory install-uv; \
 	    else $(MAKE) --no-print-directory install-pip; fi
@@ -27,9 +27,10 @@ $(STAMP): requirements.lock pyproject.toml
 
 .PHONY: install-uv install-pip
 install-uv:
-	[ -x $(BIN)/python ] || $(UV) venv --quiet --python 3.11 .venv
-	$(UV) pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock
-	$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
+	@echo "Building .venv from requirements.lock (6.6 GB; a minute or two)"
+	@[ -x $(BIN)/python ] || $(UV) venv --quiet --python 3.11 .venv
+	@$(UV) pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock
+	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
 
 install-pip:
 	[ -x $(BIN)/python ] || $(PYTHON) -m venv .venv
