@@ -17,6 +17,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
+
 from synreal.data.hierarchy import Hierarchy
 from synreal.data.imagenet import imagenet_class_names
 from synreal.data.imagenetx import imagenet_x_factors, imagenet_x_labels

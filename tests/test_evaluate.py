@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score
 from statsmodels.stats.contingency_tables import mcnemar
+
 from synreal.data.hierarchy import Hierarchy
 from synreal.errors import InputError
 from synreal.evaluate import (

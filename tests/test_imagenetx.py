@@ -15,6 +15,7 @@ import pytest
 from imagenet_x.aggregate import compute_factor_accuracies, estimated_calibration_error
 from imagenet_x.aggregate import error_ratio as packaged_error_ratio
 from imagenet_x.utils import augment_model_predictions, load_annotations
+
 from synreal.data.imagenetx import FACTORS, imagenet_x_factors, imagenet_x_labels
 from synreal.errors import InputError
 from synreal.evaluate import error_ratio, expected_calibration_error, factor_accuracy, relative_accuracy

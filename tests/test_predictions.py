@@ -5,6 +5,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
 from synreal.errors import InputError
 from synreal.evaluate import Predictions, check_same_images, predict
 
