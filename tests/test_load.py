@@ -20,7 +20,6 @@ from synreal.models import (
     Card,
     Preprocess,
     build_module,
-    imagenet_class_names,
     load_card,
     load_classifier,
     save_checkpoint,
@@ -392,10 +391,9 @@ def efficientnet(tmp_path_factory):
 def test_a_real_pretrained_model_recognises_photographs(efficientnet):
     classifier = load_classifier(efficientnet)
     photographs = [Image.fromarray(getattr(skimage.data, name)()) for name in ("chelsea", "coffee")]
-    best = classifier.logits(photographs).topk(3).indices.tolist()
-    cat, cup = ([imagenet_class_names()[label] for label in labels] for labels in best)
-    assert cat[0] in {"tabby cat", "tiger cat", "Egyptian Mau"}
-    assert {"espresso", "tea cup", "coffee mug"} & set(cup)
+    cat, cup = classifier.logits(photographs).topk(3).indices.tolist()
+    assert cat[0] in {281, 282, 285}  # tabby, tiger cat, Egyptian Mau
+    assert {504, 967, 968} & set(cup)  # coffee mug, espresso, cup
 
 
 def test_batch_counters_survive_half_precision(efficientnet, tmp_path):
