@@ -34,7 +34,7 @@ def status_page(notebooks: list[Path]) -> str:
     for name, found in kept.items():
         groups.setdefault(json.dumps(found, sort_keys=True), []).append(name)
     machines = [_machine(names, json.loads(found)) for found, names in groups.items()]
-    return "\n".join(head + rows) + "\n\n" + "\n\n".join(machines) + "\n"
+    return "\n\n".join(["\n".join(head + rows), "## Machine and versions", *machines]) + "\n"
 
 
 def _row(path: Path) -> str:
