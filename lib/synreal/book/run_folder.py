@@ -110,7 +110,8 @@ class RunFolder:
     def begin(self, profile: str, configuration: Mapping[str, Values]) -> None:
         """Writes run.json once, and each notebook's parameters."""
         if not self.described():
-            about = {"created": datetime.now(UTC).isoformat(timespec="seconds"), "profile": profile}
+            created = datetime.now(UTC).isoformat(timespec="seconds")
+            about: dict[str, Any] = {"created": created, "profile": profile}
             about |= {"git": git_state(), "environment": describe_environment()}
             write_atomically(self.path / "run.json", json.dumps(about, indent=2))
         for name, values in configuration.items():
