@@ -92,7 +92,7 @@ def test_imagenet_x_metaclasses():
     assert sum(sizes.values()) == 1000
     assert sum(size > 1 for size in sizes.values()) == 63
     assert (sizes["dog"], sizes["bird"], sizes["snake"]) == (118, 59, 17)
-    assert "golden retriever" in hierarchy.groups["dog"]
+    assert "Golden Retriever" in hierarchy.groups["dog"]
     assert "n02099601" in Hierarchy.imagenet_x(imagenet_wnids()).groups["dog"]
 
 
