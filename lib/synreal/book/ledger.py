@@ -137,9 +137,9 @@ def ledger_page(results: pd.DataFrame) -> str:
     legend = ["| verdict | claims | means |", "|---|---|---|"]
     legend += [f"| {_badge(v)} | {n} | {MEANING[Verdict(v)]} |" for v, n in verdict_counts(table).items()]
     parts = ["\n".join(legend)]
-    for (paper, chapter), claims in table.groupby(["paper", "chapter"], sort=False):
+    for (paper, chapter), claims in table.groupby(["paper", "chapter"]):
         head = (
-            f"### {paper}, measured by {chapter}\n\n:::{{list-table}}\n:header-rows: 1\n:widths: 18 41 41\n"
+            f"### {paper}, measured by {chapter}\n\n:::{{list-table}}\n:header-rows: 1\n:widths: 18 41 41\n:class: ledger\n"
         )
         body = "".join(_row(claim) for claim in claims.to_dict("records"))
         parts.append(f"{head}\n* - verdict\n  - the paper says\n  - evidence\n{body}:::")

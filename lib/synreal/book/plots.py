@@ -102,7 +102,7 @@ def forest(
     _finish(axes, frame, group, groups, reference)
     axes.set(xlabel=xlabel, title=title)
     if hue:
-        fig.legend(loc="outside right upper", title=hue)
+        fig.legend(loc="outside upper left", ncols=1 if max(map(len, hues)) > 30 else len(hues))
     return fig
 
 
