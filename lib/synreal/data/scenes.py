@@ -5,7 +5,7 @@ libraries gives the same bytes. Separate random streams for factors, pixels and 
 change one factor and leave the rest of the image as it was.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 
 import cv2
@@ -67,9 +67,9 @@ def scene_set(
     return from_arrays(images, truth["label"].to_numpy(), CLASS_NAMES, columns)
 
 
-def factor_table(scenes: Dataset) -> pd.DataFrame:
-    """The factors' flags of an image set of scenes: bool, one column per factor, indexed by image id."""
-    return scenes.select_columns(["id", *FACTOR_NAMES]).to_pandas().set_index("id").astype(bool)
+def factor_table(images: Dataset, factors: Sequence[str] = FACTOR_NAMES) -> pd.DataFrame:
+    """The factors' flags of an image set that carries them: bool, one column each, indexed by image id."""
+    return images.select_columns(["id", *factors]).to_pandas().set_index("id").astype(bool)
 
 
 cv2.setNumThreads(1)  # images this small are composed faster, and reproducibly, on one thread

@@ -13,7 +13,7 @@ from synreal.train.loop import Recipe, fit
 
 AUTOENCODER = Recipe(steps=1400, batch_size=64, learning_rate=2e-3, weight_decay=0.0)
 DENOISER = Recipe(
-    steps=4000, batch_size=128, learning_rate=2e-3, weight_decay=0.01, warmup_steps=200, ema_decay=0.999
+    steps=2600, batch_size=128, learning_rate=2e-3, weight_decay=0.01, warmup_steps=200, ema_decay=0.999
 )
 KL_WEIGHT = 2e-3  # per latent element
 DROPPED_CAPTIONS = 0.1  # trained without text, for classifier-free guidance

@@ -41,9 +41,9 @@ def fit(
     """Train `model` in place and return the loss of every step since the start of this call.
 
     `loss(model, rows, generator)` computes the mean loss on the given rows (of `count`); its randomness comes
-    from `generator`, so that a step depends on the seed and its number alone. With a `folder`, the whole state
-    is kept there every `checkpoint_every` steps and an interrupted run goes on from it to the identical result;
-    a folder that holds another recipe is refused.
+    from `generator`, so that a step depends on the seed and its number alone. With a `folder`, the whole
+    state is kept there every `checkpoint_every` steps and an interrupted run goes on from it to the identical
+    result; a folder that holds another recipe is refused.
 
     Raises InputError when the loss is no longer finite; the last state kept is named.
     """
@@ -72,6 +72,8 @@ def fit(
         losses.append(_finite(value, step, folder))
         if main and (step + 1) % recipe.checkpoint_every == 0:
             state.keep(step + 1)
+    if main:
+        state.keep(recipe.steps)
     if ema:
         ema.copy_to(model.parameters())
     model.eval()

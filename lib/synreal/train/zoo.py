@@ -1,40 +1,111 @@
-"""`make zoo`: train everything that ships in `zoo/` from nothing; each stage that is finished is skipped."""
+"""`make zoo`: train everything that ships in `zoo/` from nothing.
 
+Stages: the generator, on the captioned upstream pool; its synthetic images; the classifiers. A finished stage
+is skipped and an interrupted one goes on, so the command may be stopped at any moment. The classifiers are so
+small that one thread each, side by side, is the fastest way to train them.
+"""
+
+import os
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
+from datasets import Dataset
+from joblib import Parallel, delayed
 
-from synreal.data.captions import captions
-from synreal.data.scenes import draw_factors, scene_arrays
+from synreal.data.captions import captions, class_caption
+from synreal.data.factors import draw_factors
+from synreal.data.scenes import scene_arrays
+from synreal.data.sprites import CLASS_NAMES
 from synreal.generate.pipeline import new_pipeline
+from synreal.generate.sample import sample_set
 from synreal.generate.tokenizer import learn_tokenizer
+from synreal.models.card import load_card
+from synreal.models.load import load_module, save_checkpoint
 from synreal.paths import cache_dir, zoo_dir
 from synreal.train.generator import train_autoencoder, train_denoiser
+from synreal.train.plans import TOKENIZER, Plan, train_plan
 
-POOL = 40_000  # captioned real images that the generator is trained on
+POOL = 40_000  # captioned real scenes that the generator is trained on
+SYNTHETIC = 24_000
+PLANS = (
+    Plan("ViT", "Syn", 24_000),
+    Plan("CLIP", "Syn", 24_000),
+    Plan("ViT", "Syn", 12_000),
+    Plan("ViT", "Real", 12_000),
+    Plan("CLIP", "Real", 24_000),
+)
+# Sizes for the real model that equals a synthetic one.
+SMALL = (1_000, 1_500, 2_000, 3_000, 4_000, 6_000, 8_000)
 
 
-def generator() -> Path:
-    """Autoencoder and text-conditional denoiser, trained on the upstream pool, in diffusers' format."""
-    out, work = zoo_dir() / "generator", cache_dir() / "zoo"
+def main() -> None:
+    """Train what is missing and print what each stage took."""
+    zoo, work, workers = zoo_dir(), cache_dir() / "zoo", os.cpu_count() or 1
+    generator = _timed("generator", train_generator, zoo, work)
+    synthetic = _timed("synthetic images", synthetic_images, generator, work / "synthetic", workers)
+    jobs = [delayed(train_plan)(plan, zoo, zoo, work, synthetic) for plan in PLANS]
+    _timed("classifiers", Parallel(n_jobs=workers), jobs)
+    jobs = [delayed(match_accuracy)(kind, zoo, work) for kind in ("ViT", "CLIP")]
+    _timed("equal accuracy", Parallel(n_jobs=workers), jobs)
+
+
+def train_generator(zoo: Path, work: Path) -> Path:
+    """Autoencoder, tokenizer, text encoder and denoiser, saved in half precision in diffusers' format."""
+    out = zoo / "generator"
     if (out / "model_index.json").exists():
         return out
     images = torch.from_numpy(scene_arrays("upstream", POOL)[0])
     texts = captions([draw_factors(i, "upstream") for i in range(POOL)], "upstream")
-    start = time.time()
     autoencoder = train_autoencoder(images, folder=work / "autoencoder")
-    print("autoencoder", time.time() - start, flush=True)
-    with torch.no_grad():
-        x = images[:2000].permute(0, 3, 1, 2).float() / 127.5 - 1
-        print("L1", float((autoencoder(x) - x).abs().mean()), flush=True)
-    autoencoder.save_pretrained(work / "autoencoder" / "final")
     pipeline = new_pipeline(learn_tokenizer(texts), autoencoder)
     train_denoiser(pipeline, images, texts, folder=work / "denoiser")
-    pipeline.save_pretrained(work / "generator")
-    print("done", time.time() - start, flush=True)
+    pipeline.to(torch.float16).save_pretrained(work / "generator.partial")
+    (work / "generator.partial").replace(out)
     return out
 
 
+def synthetic_images(generator: Path, folder: Path, workers: int) -> Dataset:
+    """Images for P1's IN-Caption prompts: class name and caption of scenes of the train split."""
+    scenes = [draw_factors(i, "train") for i in range(SYNTHETIC)]
+    texts = captions(scenes, "train")
+    prompts = [class_caption(scene.label, text) for scene, text in zip(scenes, texts, strict=True)]
+    labels = [scene.label for scene in scenes]
+    return sample_set(folder, generator, prompts, labels, CLASS_NAMES, workers=workers)
+
+
+def match_accuracy(kind: Literal["ViT", "CLIP"], zoo: Path, work: Path) -> None:
+    """Ship the real model whose validation accuracy is nearest to the synthetic one's (P1: equal accuracy).
+
+    The size is found by bisection over `SMALL`, since accuracy grows with it.
+    """
+    target = _accuracy(Plan(kind, "Syn", SYNTHETIC), zoo, zoo, work)
+    tried: dict[str, float] = {}
+    low, high = 0, len(SMALL)
+    while low < high:
+        middle = (low + high) // 2
+        plan = Plan(kind, "Real", SMALL[middle])
+        tried[plan.name] = _accuracy(plan, work / "tried", zoo, work)
+        low, high = (middle + 1, high) if tried[plan.name] < target else (low, middle)
+    nearest = min(tried, key=lambda name: abs(tried[name] - target))
+    print(f"{kind}: synthetic {target}, real {tried}: {nearest} ships", flush=True)
+    chosen = load_card(work / "tried" / nearest)
+    beside = chosen.model_copy(update={"tokenizer": chosen.tokenizer and TOKENIZER})
+    save_checkpoint(zoo / nearest, load_module(chosen), beside, half=True)
+
+
+def _accuracy(plan: Plan, out: Path, zoo: Path, work: Path) -> float:
+    return train_plan(plan, out, zoo, work).expected[0].value
+
+
+def _timed(stage: str, work: Callable, *arguments: object) -> Any:
+    start = time.time()
+    result = work(*arguments)
+    print(f"{stage}: {time.time() - start:.0f} s", flush=True)
+    return result
+
+
 if __name__ == "__main__":
-    generator()
+    main()

@@ -1,0 +1,92 @@
+"""What a notebook examines classifiers on, by name: images, their coarse groups and their factors."""
+
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from datasets import Dataset
+
+from synreal.data.cifar import cifar10
+from synreal.data.factors import FACTOR_NAMES
+from synreal.data.hierarchy import SCENES_HIERARCHY, Hierarchy
+from synreal.data.imagenet import cmc_classes, imagenet1k, imagenet100, imagenetv2, imagenetx
+from synreal.data.imagenetx import imagenet_x_factors
+from synreal.data.imageset import class_names, load_image_set
+from synreal.data.scenes import factor_table, scene_set
+from synreal.data.sprites import SPLITS
+from synreal.errors import InputError
+
+PRESETS: dict[str, Callable[[str], Dataset]] = {
+    "cifar10": cifar10,
+    "imagenet1k": imagenet1k,
+    "imagenet100": lambda root: imagenet100(root, cmc_classes()),
+    "imagenetv2": imagenetv2,
+    "imagenetx": imagenetx,
+}
+_SCENES = re.compile(r"scenes/(\w+)")
+
+
+@dataclass(frozen=True)
+class World:
+    """A labelled image set with what is known of it beyond the labels."""
+
+    name: str
+    images: Dataset
+    hierarchy: Hierarchy | None  # coarse groups, for fine-grained accuracy
+    factors: pd.DataFrame | None  # bool, one column per factor, indexed by image id
+
+
+def open_world(source: str, count: int | None = None, seed: int = 0, hierarchy: str = "auto") -> World:
+    """The world that `source` names.
+
+    source: `scenes/test` (or upstream, train, val) with `count` scenes of `seed`; a preset with the folder
+    where it lies, such as `imagenetx:$IMAGENET` or `cifar10:data`; or anything `load_image_set` takes.
+    Variables of the environment are filled in.
+    hierarchy: "auto" (the world's own, if it has one), "none", or a YAML file of coarse groups.
+    Raises InputError for an unknown split, a variable that is not set, and whatever loading refuses.
+    """
+    place = _expanded(source)
+    if match := _SCENES.fullmatch(place):
+        if match[1] not in SPLITS or not count:
+            raise InputError(
+                f"{source}: expected scenes/ and one of {', '.join(SPLITS)}, with a count above 0"
+            )
+        images = scene_set(match[1], count, seed)
+    else:
+        images = _stored(place)
+    return World(place, images, _hierarchy(hierarchy, place, images), _factors(place, images))
+
+
+def _stored(place: str) -> Dataset:
+    preset, _, root = place.partition(":")
+    return PRESETS[preset](root) if preset in PRESETS else load_image_set(place)
+
+
+def _expanded(source: str) -> str:
+    place = os.path.expandvars(source)
+    if missing := re.findall(r"\$\{?(\w+)", place):
+        raise InputError(f"{source}: set the environment variable {missing[0]} to the folder of the data")
+    return place
+
+
+def _hierarchy(choice: str, place: str, images: Dataset) -> Hierarchy | None:
+    if choice == "none":
+        return None
+    if choice != "auto":
+        return Hierarchy.from_yaml(Path(choice))
+    if place.startswith("scenes/"):
+        return SCENES_HIERARCHY
+    if place.startswith("imagenet"):
+        return Hierarchy.imagenet_x().restricted_to(class_names(images))
+    return None
+
+
+def _factors(place: str, images: Dataset) -> pd.DataFrame | None:
+    """ImageNet-X's annotations, or the factor columns that the set itself carries."""
+    if place.startswith("imagenetx:"):
+        return imagenet_x_factors()
+    carried = [name for name in FACTOR_NAMES if getattr(images.features.get(name), "dtype", "") == "bool"]
+    return factor_table(images, carried) if carried else None

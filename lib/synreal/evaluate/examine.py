@@ -1,0 +1,40 @@
+"""Predictions that are computed once: kept on disk by model, preparation and images."""
+
+import hashlib
+from pathlib import Path
+
+from datasets import Dataset
+from datasets import Image as ImageFeature
+
+from synreal.data.worlds import World
+from synreal.evaluate.predictions import Predictions, predict
+from synreal.models.load import load_classifier
+from synreal.paths import cache_dir
+
+
+def examine(checkpoint: str, world: World, batch_size: int = 256, device: str = "cpu") -> Predictions:
+    """The predictions of a checkpoint (name, folder or card) on a world's images, computed at most once.
+
+    They are kept in the cache under the hashes of the model, its preparation of images, and the images.
+    """
+    classifier = load_classifier(checkpoint, device=device)
+    key = f"{classifier.model_hash}-{classifier.preprocess_hash}-{image_set_hash(world.images)}"
+    path = cache_dir() / "predictions" / f"{key}.parquet"
+    if not path.exists():
+        predict(classifier, world.images, batch_size, name=world.name).save(path)
+    return Predictions.load(path)
+
+
+def image_set_hash(images: Dataset) -> str:
+    """16 hexadecimal digits of ids, labels and image bytes; of path, size and time for images left on disk."""
+    digest = hashlib.sha256(repr(images.features["label"].names).encode())
+    raw = images.select_columns(["id", "label", "image"]).cast_column("image", ImageFeature(decode=False))
+    for row in raw:
+        digest.update(f"{row['id']} {row['label']} ".encode())
+        digest.update(row["image"]["bytes"] or _stamp(Path(row["image"]["path"])))
+    return digest.hexdigest()[:16]
+
+
+def _stamp(path: Path) -> bytes:
+    stat = path.stat()
+    return f"{path} {stat.st_size} {stat.st_mtime_ns}".encode()
