@@ -7,6 +7,7 @@ import datasets
 import numpy as np
 import pytest
 from PIL import Image, ImageFile
+
 from synreal.data.decode import unreadable_images
 from synreal.data.imageset import (
     check_image_set,
@@ -49,7 +50,7 @@ def test_ten_thousand_small_images_are_encoded_quickly():
     images = noise(10_000, 32, 32)
     start = time.process_time()
     from_arrays(images, np.zeros(10_000, int), NAMES)
-    assert time.process_time() - start < 8  # about one second of an idle core
+    assert time.process_time() - start < 4  # seconds of one core; about one when it is idle
 
 
 def test_rows_chosen_from_a_set_keep_their_order():

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torchvision
 from PIL import Image
+
 from synreal.data.imagenet import imagenet_class_names, imagenet_wnids
 from synreal.data.imageset import check_image_set, class_names, to_arrays
 from synreal.data.presets import cifar10, cmc_classes, imagenet1k, imagenet100, imagenetv2, imagenetx

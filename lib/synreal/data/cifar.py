@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Literal
 
 import datasets
-import torchvision  # type: ignore[import-untyped]
+import torchvision
 
 from synreal.data.imageset import Unreadable, finish_image_set, from_arrays, load_image_set
 from synreal.errors import InputError

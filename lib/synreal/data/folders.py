@@ -49,7 +49,7 @@ def list_images(folder: Path) -> pd.DataFrame:
         log.warning("%s: %d files are no images and were left out: %s", folder, len(others), shorten(others))
     if not images:
         raise InputError(
-            f"{folder}: {len(files)} files, none of them an image; expected {', '.join(EXTENSIONS)}"
+            f"{folder}: {len(files)} files, no image among them; expected {', '.join(EXTENSIONS)}"
         )
     return pd.DataFrame({"path": images, "folder": [path.partition("/")[0] for path in images]})
 
@@ -68,11 +68,8 @@ def check_class_folders(folder: Path, images: pd.DataFrame) -> None:
         raise InputError(f"{folder}: no image in the class subfolders {shorten(empty)}; fill or remove them")
 
 
-def read_folder(root: Path, split: str | None, names: Sequence[str] | None, label: str) -> datasets.Dataset:
-    """The folder as a Dataset: image, label (class name), id (path relative to `root`), metadata columns.
-
-    Class names in `names` may lack a subfolder; a subfolder that is not among them stops at the labels.
-    """
+def read_folder(root: Path, split: str | None, label: str) -> datasets.Dataset:
+    """The folder as a Dataset: image, label (class name), id (path relative to `root`), metadata columns."""
     folder = split_folder(root, split)
     images = list_images(folder)
     file = next((folder / name for name in METADATA if (folder / name).is_file()), None)
@@ -85,8 +82,7 @@ def read_folder(root: Path, split: str | None, names: Sequence[str] | None, labe
     labels = table.pop("label")
     extra = table.drop(columns=["path", "folder"])
     ids = images["path"] if split is None else f"{split}/" + images["path"]
-    ds = from_paths(folder, images["path"].tolist(), ids.tolist(), labels, extra)
-    return _number_labels(ds, labels, names)
+    return from_paths(folder, images["path"].tolist(), ids.tolist(), labels, extra)
 
 
 def from_paths(
@@ -104,17 +100,6 @@ def from_paths(
     features = datasets.Features({"image": datasets.Image(), **features})
     table = pa.table({"image": image, **columns}).cast(features.arrow_schema)
     return datasets.Dataset(table, info=datasets.DatasetInfo(features=features))
-
-
-def class_order(names: Sequence[str]) -> list[str]:
-    """Class names sorted as text, or as numbers when every one is a number ("2" before "10")."""
-    return sorted(set(names), key=int) if all(name.isdecimal() for name in names) else sorted(set(names))
-
-
-def _number_labels(ds: datasets.Dataset, labels: pd.Series, names: Sequence[str] | None) -> datasets.Dataset:
-    if names is not None or not pd.api.types.is_string_dtype(labels.dtype):
-        return ds
-    return ds.cast_column("label", datasets.ClassLabel(names=class_order(labels.unique())))
 
 
 def _walk(folder: Path) -> Iterator[str]:

@@ -12,7 +12,7 @@ import pandas as pd
 
 from synreal.data.folders import check_class_folders, from_paths, list_images, split_folder
 from synreal.data.imageset import Unreadable, finish_image_set
-from synreal.data.labels import shorten
+from synreal.data.labels import classify, shorten
 from synreal.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -167,5 +167,4 @@ def _finish(
     ds = from_paths(
         tree, images["path"].tolist(), images["id"].tolist(), labels, pd.DataFrame(index=images.index)
     )
-    ds = ds.cast_column("label", datasets.ClassLabel(names=list(names)))
-    return finish_image_set(ds, title, unreadable)
+    return finish_image_set(classify(ds, names, title), title, unreadable)

@@ -66,7 +66,7 @@ def load_image_set(
     says so in an `UnreadableImages` warning. Every image is decoded once to find them.
     Images keep their stored bytes; `to_rgb` turns any colour mode into RGB.
     """
-    ds = read_source(source, split, image_column, label_column, class_names)
+    ds = read_source(source, split, image_column, label_column)
     name = _name_of(source, split)
     ds = classify(ds, class_names, str(source))
     return finish_image_set(_with_ids(ds, str(source)), name, unreadable)
@@ -148,13 +148,19 @@ def _without_unreadable(ds: datasets.Dataset, name: str, unreadable: Unreadable)
 def _with_ids(ds: datasets.Dataset, where: str) -> datasets.Dataset:
     column = next((name for name in ID_COLUMNS if name in ds.column_names), None)
     if column == "id":
-        return ds.cast_column("id", datasets.Value("string"))
+        return ds if _type_name(ds.features["id"]) == "string" else _text_ids(ds)
     if column is None:
         return ds.add_column("id", [f"row-{row:08d}" for row in range(len(ds))])
     keys = pd.Series(ds[column][:], dtype="str")
     if not keys.is_unique:
         raise InputError(f"{where}: column {column} would become the id but repeats values; add a column id")
     return ds.add_column("id", keys.tolist())
+
+
+def _text_ids(ds: datasets.Dataset) -> datasets.Dataset:
+    # Replacing the column leaves the images where they are; casting it would rewrite them all.
+    ids = [None if key is None else str(key) for key in ds["id"]]
+    return ds.remove_columns("id").add_column("id", pa.array(ids, pa.string()))
 
 
 def _check_ids(ds: datasets.Dataset, name: str) -> None:

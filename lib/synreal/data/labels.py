@@ -16,7 +16,7 @@ def classify(ds: datasets.Dataset, names: Sequence[str] | None, where: str) -> d
     """The set with column `label` as ClassLabel.
 
     Names come from `names` (in label order), from the column's own ClassLabel, from the values when they are
-    strings (sorted), or from column `class_name`. Numbers without names raise InputError.
+    strings (see `class_order`), or from column `class_name`. Numbers without names raise InputError.
     """
     feature = ds.features["label"]
     values = _label_values(ds, where)
@@ -28,7 +28,7 @@ def classify(ds: datasets.Dataset, names: Sequence[str] | None, where: str) -> d
         found = list(names) if names is not None else _names_beside(ds, values, where)
         return _with_labels(ds, _in_range(values.to_numpy(), found, where), found)
     if pd.api.types.is_string_dtype(values.dtype):
-        found = list(names) if names is not None else sorted(values.unique())
+        found = list(names) if names is not None else class_order(values.unique())
         return _with_labels(ds, _numbers(values, found, where), found)
     raise InputError(
         f"{where}: labels are of type {feature}; expected class names (strings), integers or ClassLabel"
@@ -40,6 +40,11 @@ def relabel(ds: datasets.Dataset, names: Sequence[str], where: str) -> datasets.
     old = ds.features["label"].names
     values = pd.Series(ds.with_format("numpy")["label"][:])
     return ds if old == list(names) else _reorder(ds, values, old, list(names), where)
+
+
+def class_order(names: Sequence[str]) -> list[str]:
+    """Class names sorted as text, or as numbers when every one is a number ("2" before "10")."""
+    return sorted(names, key=int) if all(name.isdecimal() for name in names) else sorted(names)
 
 
 def _label_values(ds: datasets.Dataset, where: str) -> pd.Series:

@@ -23,13 +23,11 @@ KINDS = (
 Kind = Literal["folder", "parquet", "tar", "saved", "hub"]
 
 
-def read_source(
-    source: str | Path, split: str | None, image: str, label: str, names: Sequence[str] | None
-) -> datasets.Dataset:
+def read_source(source: str | Path, split: str | None, image: str, label: str) -> datasets.Dataset:
     """The set as it lies in `source`, with columns image and label found and named, but not yet checked."""
     kind, files = find_source(source, split)
     if kind == "folder":
-        return read_folder(Path(source), split, names, label)
+        return read_folder(Path(source), split, label)
     if kind == "parquet":
         ds = _read_parquet(files, image, label)
     elif kind == "tar":
