@@ -33,8 +33,8 @@ BADGES = {
     Verdict.HOLDS: "success",
     Verdict.FAILS: "danger",
     Verdict.UNDECIDED: "warning",
-    Verdict.NOT_MEASURED: "secondary",
-    Verdict.NOT_TESTABLE: "secondary",
+    Verdict.NOT_MEASURED: "muted",
+    Verdict.NOT_TESTABLE: "muted",
     Verdict.INCONSISTENT: "info",
 }
 
@@ -138,9 +138,8 @@ def ledger_page(results: pd.DataFrame) -> str:
     legend += [f"| {_badge(v)} | {n} | {MEANING[Verdict(v)]} |" for v, n in verdict_counts(table).items()]
     parts = ["\n".join(legend)]
     for (paper, chapter), claims in table.groupby(["paper", "chapter"]):
-        head = (
-            f"### {paper}, measured by {chapter}\n\n:::{{list-table}}\n:header-rows: 1\n:widths: 18 41 41\n:class: ledger\n"
-        )
+        options = ":header-rows: 1\n:widths: 18 41 41\n:class: ledger"
+        head = f"### {paper}, measured by {chapter}\n\n:::{{list-table}}\n{options}\n"
         body = "".join(_row(claim) for claim in claims.to_dict("records"))
         parts.append(f"{head}\n* - verdict\n  - the paper says\n  - evidence\n{body}:::")
     return "\n\n".join(parts) + "\n"

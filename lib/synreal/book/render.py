@@ -3,6 +3,7 @@
 Nothing is executed here. A build with a warning is a failed build.
 """
 
+import re
 import shutil
 import subprocess
 import sys
@@ -119,7 +120,8 @@ def _build(stage: Path, folder: Path) -> Path:
         [sys.executable, "-c", program, *command], capture_output=True, text=True, check=False
     )
     if done.returncode:
-        output = (done.stdout + done.stderr).replace(f"{stage}/", "").splitlines()
+        plain = re.sub(r"\x1b\[[\d;]*m", "", done.stdout + done.stderr)  # without colours
+        output = plain.replace(f"{stage}/", "").splitlines()
         problems = [line for line in output if "WARNING" in line or "ERROR" in line] or output[-20:]
         raise InputError("the book does not render without warnings:\n" + "\n".join(problems))
     return folder / "_build" / "html"

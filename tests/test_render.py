@@ -1,0 +1,132 @@
+"""Staging and the generated pages; the whole build is opened by test_browser.py."""
+
+import json
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+
+from synreal.book import render as rendering
+from synreal.book.api import api_page
+from synreal.book.page import HIDDEN
+from synreal.book.render import render
+from synreal.book.status import status_page
+from synreal.errors import InputError
+from synreal.paths import repository_root
+
+
+def executed(path: Path, environment: dict | None = None) -> Path:
+    """A notebook as the runner leaves it."""
+    outputs = []
+    if environment:
+        metadata = {"scrapbook": {"name": "environment", "mime_prefix": HIDDEN}, "environment": environment}
+        outputs = [
+            nbformat.v4.new_output("display_data", data={HIDDEN + "text/plain": "''"}, metadata=metadata)
+        ]
+    cells = [nbformat.v4.new_markdown_cell("# Title"), nbformat.v4.new_code_cell("1", outputs=outputs)]
+    about = {"duration": 90.0, "end_time": "2026-01-02T03:04:05", "parameters": {"seed": 3}}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"papermill": about}), path)
+    return path
+
+
+def test_a_folder_without_executed_notebooks_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no executed notebook"):
+        render(tmp_path, tmp_path / "html")
+
+
+def test_a_folder_that_is_no_book_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(InputError, match="holds files that are no book"):
+        render(None, tmp_path)
+    assert (tmp_path / "thesis.tex").exists()
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A book of two chapters."""
+    root = tmp_path / "repository"
+    for name in ("a", "b"):
+        executed(root / "notebooks" / f"{name}.ipynb")
+    (root / "book").mkdir()
+    for page in ("ledger", "status", "api"):
+        (root / "book" / f"{page}.md").write_text("# Page\n\n<!-- generated -->\n")
+    toc = {
+        "format": "jb-book",
+        "root": "book/ledger",
+        "parts": [{"chapters": [{"file": "notebooks/a"}, {"file": "notebooks/b"}]}],
+    }
+    (root / "_toc.yml").write_text(yaml.safe_dump(toc))
+    (root / "_config.yml").write_text("title: t\n")
+    monkeypatch.setattr(rendering, "repository_root", lambda: root)
+    return root
+
+
+def test_a_chapter_that_the_run_left_out_says_so(repository: Path, tmp_path: Path) -> None:
+    executed(tmp_path / "run" / "notebooks" / "a.ipynb")
+    rendering._stage(tmp_path / "run", tmp_path / "stage")
+    staged = {path.stem: path.read_text() for path in (tmp_path / "stage" / "notebooks").iterdir()}
+    assert "was not executed in this run" in staged["b"] and "was not executed" not in staged["a"]
+
+
+def test_a_notebook_that_is_no_chapter_joins_the_contents(repository: Path, tmp_path: Path) -> None:
+    executed(tmp_path / "run" / "notebooks" / "mine.ipynb")
+    rendering._stage(tmp_path / "run", tmp_path / "stage")
+    toc = yaml.safe_load((tmp_path / "stage" / "_toc.yml").read_text())
+    assert toc["parts"][-1] == {"caption": "Also in this run", "chapters": [{"file": "notebooks/mine"}]}
+
+
+def test_a_chapter_without_a_notebook_is_named(repository: Path, tmp_path: Path) -> None:
+    (repository / "notebooks" / "b.ipynb").unlink()
+    with pytest.raises(InputError, match=r"b\.ipynb: _toc\.yml names this chapter"):
+        rendering._stage(None, tmp_path / "stage")
+
+
+def test_a_broken_reference_stops_the_build_and_is_shown(repository: Path, tmp_path: Path) -> None:
+    (repository / "book" / "status.md").write_text("# Page\n\n{ref}`nowhere`\n\n<!-- generated -->\n")
+    with pytest.raises(InputError, match=r"book/status\.md.*nowhere"):
+        render(None, tmp_path / "html")
+    assert not (tmp_path / "html").exists()
+
+
+def test_the_status_page_says_when_how_long_and_where(tmp_path: Path) -> None:
+    machine = {
+        "cpu": "Chip 9",
+        "cores": 2,
+        "gpus": [],
+        "system": "Linux",
+        "python": "3.11",
+        "revision": "abc",
+    }
+    environment = machine | {"dirty": True, "profile": "quick", "packages": {"numpy": "2.4"}}
+    page = status_page([executed(tmp_path / "a.ipynb", environment), executed(tmp_path / "b.ipynb")])
+    assert "| a | quick | 2026-01-02 03:04 | 1.5 | `seed = 3` |" in page
+    assert "Processor: Chip 9, 2 cores; GPU: none" in page and "numpy 2.4" in page
+    assert "Revision of this book: abc with uncommitted changes" in page
+    assert "Not recorded: executed outside `synreal run`" in page
+
+
+def test_the_library_page_shows_public_names_and_keeps_markup_plain(tmp_path: Path) -> None:
+    source = (
+        '"""Module."""\n\ndef shown(a: int = 1) -> str:\n    """Returns <b> for `a < b` and {ref}`x`."""\n\n'
+    )
+    source += 'def _hidden():\n    """No."""\n'
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "part.py").write_text(source)
+    page = api_page(tmp_path / "package")
+    assert "## `package.part`" in page and "shown(a: int=1) -> str" in page and "_hidden" not in page
+    assert "Returns &lt;b> for `a < b` and &#123;ref}`x`." in page
+
+
+def test_the_mathematics_library_ships_with_its_licence() -> None:
+    folder = repository_root() / "book" / "_extra" / "mathjax"
+    assert (folder / "tex-svg.js").stat().st_size > 1_000_000
+    assert "Apache License" in (folder / "LICENSE").read_text()
+
+
+def test_public_pages_name_no_machine() -> None:
+    for page in (repository_root() / "book").glob("*.md"):
+        assert not {"/root", "/work", "/tmp", "localhost"} & set(json.dumps(page.read_text()).split()), (
+            page.name
+        )
