@@ -42,11 +42,15 @@ class PairsCommand(TyperCommand):
 
 
 def join_pairs(arguments: Sequence[str]) -> list[str]:
-    """The arguments with each `-p NAME VALUE` written as `-p NAME=VALUE`."""
+    """The arguments with each `-p NAME VALUE` written as `-p NAME=VALUE`.
+
+    An option is not taken for the value (a negative number is); write `-p NAME=--text` to mean it.
+    """
     joined, rest = [], list(arguments)
     while rest:
         joined.append(rest.pop(0))
-        if joined[-1] in ("-p", "--parameter") and len(rest) > 1 and "=" not in rest[0]:
+        two_words = len(rest) > 1 and "=" not in rest[0] and not rest[1].startswith(("--", "-p"))
+        if joined[-1] in ("-p", "--parameter") and two_words:
             joined.append(f"{rest.pop(0)}={rest.pop(0)}")
     return joined
 
