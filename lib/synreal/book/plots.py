@@ -7,7 +7,7 @@ the dark theme alike, and washes out the palette on one of them; on a card every
 was chosen for, and the style sheet of the book rounds the card off in dark mode.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -69,40 +69,55 @@ def colours(names: Sequence[str]) -> dict[str, str]:
     )
 
 
+def shades(names: Sequence[str]) -> dict[str, str]:
+    """Colours for model names by what they learned from: blues for "-Real-", oranges for "-Syn-"."""
+    families = {"-Real-": ("#0072B2", "#56B4E9", "#004466"), "-Syn-": ("#D55E00", "#E69F00", "#7A3600")}
+    found: dict[str, str] = {}
+    for name in dict.fromkeys(names):
+        family = next((own for key, own in families.items() if key in name), FURTHER_COLOURS[::-1])
+        taken = sum(colour in family for colour in found.values())
+        found[name] = family[taken % len(family)]
+    return found
+
+
 def forest(
     frame: pd.DataFrame,
     *,
     group: str,
     hue: str | None = None,
+    panel: str | None = None,
     value: str = "value",
     xlabel: str = "",
-    title: str = "",
+    palette: Mapping[str, str] | None = None,
     reference: float | None = 0.0,
 ) -> Figure:
     """Dots with their intervals, one line per group, dodged and coloured by hue, n in the labels.
 
-    frame: one row per dot with the columns `group`, `hue`, `value`, ci_low, ci_high and n, as recorded; a
-    missing interval draws no bar, a missing value no dot. reference: place of the dashed line, None for none.
-    Raises ValueError when a (group, hue) pair occurs twice, since one would hide the other.
+    frame: one row per dot with the columns `group`, `hue`, `panel`, `value`, ci_low, ci_high and n, as
+    recorded; a missing interval draws no bar, a missing value no dot. Panels stand side by side.
+    palette: colours by hue, default `colours`. reference: place of the dashed line, None for none.
+    Raises ValueError when a (panel, group, hue) triple occurs twice, since one would hide the other.
     """
-    _check(frame, [group, *([hue] if hue else []), value, "ci_low", "ci_high", "n"])
-    series = frame[hue].astype(str) if hue else pd.Series("", index=frame.index)
-    groups, hues = list(frame[group].astype(str).unique()), list(series.unique())
-    if pd.DataFrame({"group": frame[group].astype(str), "hue": series}).duplicated().any():
-        raise ValueError(
-            f"forest: the same {group} occurs twice for one {hue or 'figure'}; select one row each"
-        )
-    fig, axes = plt.subplots(figsize=(7.5, 0.9 + 0.16 * len(groups) * (1 + len(hues))))
-    for place, name in enumerate(hues):
-        rows = frame[series == name]
-        heights = [
-            groups.index(g) + (place - (len(hues) - 1) / 2) * 0.7 / len(hues) for g in rows[group].astype(str)
-        ]
-        _dots(axes, rows, value, np.array(heights), name, hues)
-    _finish(axes, frame, group, groups, reference)
-    axes.set(xlabel=xlabel, title=title)
+    parts = [name for name in (panel, group, hue) if name]
+    _check(frame, [*parts, value, "ci_low", "ci_high", "n"])
+    frame = frame.assign(
+        _panel=frame[panel].astype(str) if panel else "",
+        _group=frame[group].astype(str),
+        _hue=frame[hue].astype(str) if hue else "",
+    )
+    if frame.duplicated(["_panel", "_group", "_hue"]).any():
+        raise ValueError(f"forest: one {' and '.join(parts)} occurs twice; select one row each")
+    groups, hues, panels = (list(frame[name].unique()) for name in ("_group", "_hue", "_panel"))
+    size = (7.5 if len(panels) == 1 else 4.2 * len(panels), 0.9 + 0.16 * len(groups) * (1 + len(hues)))
+    fig, grid = plt.subplots(1, len(panels), figsize=size, sharey=True, squeeze=False)
+    shades = dict(palette or colours(hues))
+    for axes, title in zip(grid.flat, panels, strict=True):
+        _dots_of_panel(axes, frame[frame["_panel"] == title], value, groups, hues, shades)
+        _finish(axes, frame, groups, reference)
+        axes.set(xlabel=xlabel, title=title)
     if hue:
-        fig.legend(loc="outside upper left", ncols=1 if max(map(len, hues)) > 30 else len(hues))
+        handles = {h.get_label(): h for axes in grid.flat for h in axes.get_legend_handles_labels()[0]}
+        fig.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=4)
     return fig
 
 
@@ -114,19 +129,27 @@ def _check(frame: pd.DataFrame, columns: list[str]) -> None:
         )
 
 
-def _dots(
-    axes: Axes, rows: pd.DataFrame, value: str, heights: np.ndarray, name: str, hues: list[str]
+def _dots_of_panel(
+    axes: Axes, rows: pd.DataFrame, value: str, groups: list[str], hues: list[str], shades: dict[str, str]
 ) -> None:
+    shown = [name for name in hues if name in set(rows["_hue"])]
+    for place, name in enumerate(shown):
+        own = rows[rows["_hue"] == name]
+        shift = (place - (len(shown) - 1) / 2) * 0.7 / len(shown)
+        heights = np.array([groups.index(group) + shift for group in own["_group"]])
+        marker = MARKERS.get(name, FURTHER_MARKERS[hues.index(name) % len(FURTHER_MARKERS)])
+        _dots(axes, own, value, heights, {"label": name, "fmt": marker, "color": shades[name]})
+
+
+def _dots(axes: Axes, rows: pd.DataFrame, value: str, heights: np.ndarray, look: dict[str, Any]) -> None:
     centre = rows[value].to_numpy(float)
     bars = np.array([centre - rows["ci_low"].to_numpy(float), rows["ci_high"].to_numpy(float) - centre])
-    marker = MARKERS.get(name, FURTHER_MARKERS[hues.index(name) % len(FURTHER_MARKERS)])
-    look: dict[str, Any] = {"markersize": 5, "capsize": 2.5, "elinewidth": 1.4, "color": colours(hues)[name]}
     lengths = np.clip(np.nan_to_num(bars), 0, None)
-    axes.errorbar(centre, heights, xerr=lengths, fmt=marker, label=name, **look)
+    axes.errorbar(centre, heights, xerr=lengths, markersize=5, capsize=2.5, elinewidth=1.4, **look)
 
 
-def _finish(axes: Axes, frame: pd.DataFrame, group: str, groups: list[str], reference: float | None) -> None:
-    counts = frame.groupby(frame[group].astype(str))["n"].agg(["min", "max"])
+def _finish(axes: Axes, frame: pd.DataFrame, groups: list[str], reference: float | None) -> None:
+    counts = frame.groupby("_group")["n"].agg(["min", "max"])
     axes.set_yticks(
         range(len(groups)), [f"{g.replace('_', ' ')}  (n = {_span(counts.loc[g])})" for g in groups]
     )

@@ -3,23 +3,8 @@
 A `Study` is the pen a notebook writes with. Every number goes through `Study.record`, which appends a row
 to the run folder and glues the same number into the page; so prose cannot drift from the computation.
 
-Naming of the rows, so that the ledger of claims (`claims.yaml`) finds them. Study "01_classifiers" records
-
-| metric | value | model |
-|---|---|---|
-| `accuracy` | top-1 accuracy, fraction 0..1 | one classifier, its card's name |
-| `fine_grained_accuracy` | label-restricted accuracy, micro, fraction 0..1 | one classifier |
-| `fine_grained_accuracy/<coarse>` | the same inside one coarse class | one classifier |
-| `factor/<factor>` | (acc_rare - acc_all) / acc_all | one classifier |
-| `accuracy_gap` | accuracy, real minus synthetic | a pair |
-| `fine_grained_gap` | fine-grained accuracy, real minus synthetic | a pair |
-| `fine_grained_gap/<coarse>` | the same inside one coarse class | a pair |
-| `factor_gap/<factor>` | `factor/<factor>`, synthetic minus real (below 0: synthetic suffers more) | a pair |
-| `factors_worse` | number of factors whose `factor_gap` is below 0 | a pair |
-
-and `model` names a pair exactly so:
-"ViT-Real vs ViT-Syn (equal data)", "ViT-Real vs ViT-Syn (equal accuracy)",
-"CLIP-Real vs CLIP-Syn (equal data)", "CLIP-Real vs CLIP-Syn (equal accuracy)". `data` is "test".
+Each chapter says beside its code how it names its rows (`book/classifiers.py` for chapter 1), since the
+ledger of claims (`claims.yaml`) finds them by name.
 """
 
 import math

@@ -8,7 +8,7 @@ from synreal.data.factors import Factors, flags, stream
 from synreal.data.sprites import CLASS_NAMES
 
 COLOURS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink")
-_OPENINGS = ("a photo of a {}", "a {}", "picture of a {}", "my new {}", "{} for sale", "this is a {}")
+OPENINGS = ("a photo of a {}", "a {}", "picture of a {}", "my new {}", "{} for sale", "this is a {}")
 _BEFORE = {
     "smaller": ("small {}", "tiny {}"),
     "larger": ("large {}", "huge {}"),
@@ -45,7 +45,7 @@ def caption(factors: Factors, rng: np.random.Generator) -> str:
         thing = f"{thing} and a {CLASS_NAMES[factors.second_label]}"
     if factors.person == "beside" and rng.random() < MENTIONED:
         thing = f"{thing} next to a person"
-    text = str(rng.choice(_OPENINGS)).format(thing)
+    text = str(rng.choice(OPENINGS)).format(thing)
     text = " ".join([text, *(str(rng.choice(_AFTER[name])) for name in _AFTER if name in shown)])
     return re.sub(r"\ba (?=[aeiou])", "an ", text)
 

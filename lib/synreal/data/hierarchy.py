@@ -101,6 +101,12 @@ class Hierarchy:
         groups = {coarse: tuple(f for f in classes if f in kept) for coarse, classes in self.groups.items()}
         return Hierarchy(self.name, {coarse: classes for coarse, classes in groups.items() if classes})
 
+    def describe(self) -> str:
+        """The hierarchy in one sentence's part: its name and its groups, or how many there are."""
+        several = [f"{coarse} ({', '.join(fine)})" for coarse, fine in self.groups.items() if len(fine) > 1]
+        listed = "; ".join(several) if len(several) <= 5 else f"{len(several)} of two classes or more"
+        return f"those of {self.name!r}: {listed}"
+
     def _classes(self) -> set[str]:
         return {fine for classes in self.groups.values() for fine in classes}
 

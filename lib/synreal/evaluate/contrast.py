@@ -23,7 +23,7 @@ def factors_worse(
     draws: int = 2000,
     seed: int = 0,
 ) -> Estimate:
-    """On how many factors the synthetic model's relative accuracy is the lower one (P1 sec. 2.1: 12 of 16)."""
+    """On how many factors the synthetic model's relative accuracy is the lower (P1 sec. 2.1: 12 of 16)."""
     metrics, totals, drawn = _joint([real, synthetic], None, factors, draws, seed)
     chosen = [m for m in metrics if m.name == f"relative_accuracy_{denominator}"]
 
@@ -40,7 +40,7 @@ def gap_difference(
     draws: int = 2000,
     seed: int = 0,
 ) -> Estimate:
-    """How much wider the fine-grained gap (real minus synthetic, micro) is in the first pair than in the second."""
+    """By how much the fine-grained gap (real minus synthetic, micro) is wider in the first pair."""
     metrics, totals, drawn = _joint([*first, *second], hierarchy, None, draws, seed)
     accuracy = next(m.value for m in metrics if m.name == "restricted_accuracy_micro")
 

@@ -26,7 +26,7 @@ def examine(checkpoint: str, world: World, batch_size: int = 256, device: str = 
 
 
 def image_set_hash(images: Dataset) -> str:
-    """16 hexadecimal digits of ids, labels and image bytes; of path, size and time for images left on disk."""
+    """16 hexadecimal digits of ids, labels and image bytes (path, size and time of images left on disk)."""
     digest = hashlib.sha256(repr(images.features["label"].names).encode())
     raw = images.select_columns(["id", "label", "image"]).cast_column("image", ImageFeature(decode=False))
     for row in raw:

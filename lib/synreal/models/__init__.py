@@ -1,5 +1,6 @@
 """Checkpoint cards, strict loading, the checkpoint's own preprocessing, logits and features."""
 
+from synreal.models import conv_stem  # noqa: F401  registers its model with timm
 from synreal.models.card import Card, Expected, imagenet_class_names, list_cards, load_card, openai_templates
 from synreal.models.classifier import Classifier
 from synreal.models.load import build_module, load_classifier, load_module, save_checkpoint

@@ -9,8 +9,8 @@ from torch.nn import functional as F
 from synreal.train.augment import flip_and_shift
 from synreal.train.loop import Recipe, fit
 
-VIT = Recipe(steps=2000, batch_size=128, learning_rate=1e-3, weight_decay=0.05)
-CLIP = Recipe(steps=800, batch_size=256, learning_rate=1e-3, weight_decay=0.1, betas=(0.9, 0.98))
+VIT = Recipe(steps=1600, batch_size=128, learning_rate=2e-3, weight_decay=0.05)
+CLIP = Recipe(steps=800, batch_size=256, learning_rate=2e-3, weight_decay=0.1, betas=(0.9, 0.98))
 
 
 def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:

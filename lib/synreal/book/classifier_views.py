@@ -1,0 +1,105 @@
+"""Tables and words of chapter 1, from what it recorded."""
+
+from collections.abc import Iterable
+
+import pandas as pd
+
+from synreal.book.papers import paper_table
+from synreal.models import Card
+
+# The published checkpoints that P1 compares, by the pair they stand in and the table of their factors.
+PAPER_PAIRS = {
+    "ViT-Real vs ViT-Syn (equal data)": ("ViT-Real-1M", "ViT-Syn-1M", "table5"),
+    "ViT-Real vs ViT-Syn (equal accuracy)": ("ViT-Real-0.25M", "ViT-Syn-2M", None),
+    "CLIP-Real vs CLIP-Syn (equal data)": ("CLIP-Real-371M", "CLIP-Syn-371M", "table2"),
+    "CLIP-Real vs CLIP-Syn (equal accuracy)": ("CLIP-Real-64M", "CLIP-Syn-371M", None),
+}
+
+
+def select(table: pd.DataFrame, *metrics: str) -> pd.DataFrame:
+    """The rows of these metrics (a metric that ends in "/" stands for all below it), with columns to plot by.
+
+    `kind`: ViT, CLIP, or the model's whole name; `basis`: what a pair is equal in.
+    """
+    below = tuple(metric for metric in metrics if metric.endswith("/"))
+    rows = table[table["metric"].isin(metrics) | table["metric"].str.startswith(below)].copy()
+    rows["kind"] = rows["model"].str.extract(r"^(ViT|CLIP)-", expand=False).fillna(rows["model"])
+    rows["basis"] = rows["model"].str.extract(r"\((.+)\)$", expand=False).fillna("")
+    rows["group"] = rows["group"].replace("all", "all together")
+    return rows
+
+
+def table_of_models(cards: Iterable[Card], measured: pd.DataFrame) -> pd.DataFrame:
+    """P1's Table 1 for these checkpoints: data, size, accuracy with its interval, calibration error."""
+    rows = []
+    for card in cards:
+        own = measured[measured["model"] == card.role].set_index("metric")
+        accuracy = own.loc["accuracy"]
+        rows.append(
+            {
+                "model": card.role,
+                "trained on": card.training.get("source", "unknown"),
+                "images": f"{card.training['images']:,}" if "images" in card.training else "unknown",
+                "accuracy": f"{accuracy['value']:.3f}",
+                "95 % interval": f"{accuracy['ci_low']:.3f} to {accuracy['ci_high']:.3f}",
+                "n": f"{int(accuracy['n']):,}",
+                "calibration error": f"{own.loc['calibration_error', 'value']:.3f}",
+            }
+        )
+    return pd.DataFrame(rows).set_index("model")
+
+
+def alt_text(table: pd.DataFrame) -> str:
+    """What a dot-and-interval figure shows, for those who cannot see it: extremes, and what excludes 0."""
+    known = table.dropna(subset=["value"])
+    low, high = known.loc[known["value"].idxmin()], known.loc[known["value"].idxmax()]
+    above, below = (known["ci_low"] > 0).sum(), (known["ci_high"] < 0).sum()
+    return (
+        f"{len(known)} dots with error bars. The lowest is {_place(low)} at {low['value']:.3f}, the highest "
+        f"{_place(high)} at {high['value']:.3f}; {above} intervals lie above 0 and {below} below."
+    )
+
+
+def _place(row: pd.Series) -> str:
+    return f"{row['model']}, {row['group']}".replace("_", " ")
+
+
+def surviving(factor_gaps: pd.DataFrame) -> pd.DataFrame:
+    """Factor gaps below 5 % after Holm's correction, largest first, and the gap that could be detected."""
+    kept = factor_gaps[factor_gaps["p_holm"] < 0.05].sort_values("value", key=abs, ascending=False)
+    shown = kept[["model", "group", "value", "ci_low", "ci_high", "n", "p_holm", "mde"]]
+    names = {"group": "factor", "value": "gap", "p_holm": "p (Holm)", "mde": "detectable"}
+    return shown.rename(columns=names).round(3).set_index("model")
+
+
+def beside_paper(gaps: pd.DataFrame) -> pd.DataFrame:
+    """What was measured beside what P1 prints, for every pair and metric that both have."""
+    rows = []
+    for pair, (real, synthetic, factors) in PAPER_PAIRS.items():
+        printed = {"accuracy_gap": _difference("table1", "accuracy", real, synthetic)}
+        if factors:
+            names = [c for c in paper_table("P1", factors).columns if c != "model"]
+            printed |= {f"factor_gap/{c}": -_difference(factors, c, real, synthetic) for c in names}
+        own = gaps[gaps["model"] == pair].set_index("metric")
+        rows += [
+            _beside(pair, own.loc[metric], number)
+            for metric, number in printed.items()
+            if metric in own.index
+        ]
+    return pd.DataFrame(rows)
+
+
+def _difference(table: str, column: str, real: str, synthetic: str) -> float:
+    values = paper_table("P1", table).set_index("model")[column]
+    return float(values[real] - values[synthetic])
+
+
+def _beside(pair: str, own: pd.Series, printed: float) -> dict[str, str]:
+    return {
+        "pair": pair,
+        "metric": str(own.name),
+        "here": f"{own['value']:+.3f}",
+        "95 % interval": f"{own['ci_low']:+.3f} to {own['ci_high']:+.3f}",
+        "P1": f"{printed:+.3f}",
+        "same sign": "yes" if own["value"] * printed > 0 else "no",
+    }
