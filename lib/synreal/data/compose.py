@@ -63,7 +63,9 @@ def _background(clutter: float, rng: np.random.Generator) -> np.ndarray:
     return canvas.astype(np.float32)
 
 
-def _object(factors: Factors, sprites: Sprites, rng: np.random.Generator):
+def _object(
+    factors: Factors, sprites: Sprites, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, float]:
     """Colour, opacity, and the opacity's sum had nothing been cut by the frame."""
     row = _pick(sprites, factors.label, factors.sprite)
     surface = _surface(sprites.images[row], factors, rng)
@@ -87,7 +89,9 @@ def _surface(grey: np.ndarray, factors: Factors, rng: np.random.Generator) -> np
     return light[..., None] * _rgb(factors.hue, factors.saturation)
 
 
-def _second_object(factors: Factors, sprites: Sprites, rng: np.random.Generator):
+def _second_object(
+    factors: Factors, sprites: Sprites, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
     """A smaller object of another class near a corner, behind the labelled one."""
     row = _pick(sprites, factors.second_label, int(rng.integers(1 << 30)))
     x, y = 0.2 + 0.6 * rng.integers(2, size=2)

@@ -96,8 +96,12 @@ class SupportsLogits(Protocol):
 
     class_names: Any
     card: Any
-    model_hash: str
-    preprocess_hash: str
+
+    @property
+    def model_hash(self) -> str: ...
+
+    @property
+    def preprocess_hash(self) -> str: ...
 
     def logits(self, images: Any, batch_size: int = 256) -> Any: ...
 

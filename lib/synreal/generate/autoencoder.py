@@ -4,6 +4,8 @@ Space-to-depth comes first, so that every convolution runs at latent resolution:
 reconstructs four times better, for the same training time, than convolutions from full resolution down.
 """
 
+from typing import Any
+
 import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
@@ -66,14 +68,14 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
         """The raw posterior, before standardisation: what training sees."""
         return DiagonalGaussianDistribution(self.encoder(x))
 
-    def encode(self, x: Tensor, return_dict: bool = True):
+    def encode(self, x: Tensor, return_dict: bool = True) -> Any:
         """Posterior over standardised latents, in diffusers' own output type."""
         mean, logvar = self.encoder(x).chunk(2, dim=1)
         moments = [(mean - self.latent_mean) / self.latent_std, logvar - 2 * self.latent_std.log()]
         posterior = DiagonalGaussianDistribution(torch.cat(moments, dim=1))
         return AutoencoderKLOutput(latent_dist=posterior) if return_dict else (posterior,)
 
-    def decode(self, z: Tensor, return_dict: bool = True, generator: torch.Generator | None = None):
+    def decode(self, z: Tensor, return_dict: bool = True, generator: torch.Generator | None = None) -> Any:
         """Images from standardised latents; `generator` is part of diffusers' signature and not needed."""
         image = self.decoder(z * self.latent_std + self.latent_mean)
         return DecoderOutput(sample=image) if return_dict else (image,)

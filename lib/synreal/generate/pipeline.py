@@ -17,7 +17,10 @@ def new_pipeline(tokenizer: CLIPTokenizer, autoencoder: PatchAutoencoder) -> Sta
         tokenizer=tokenizer,
         unet=_denoiser(autoencoder.config.latent_channels),
         scheduler=DPMSolverMultistepScheduler(
-            beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction", timestep_spacing="trailing"
+            beta_schedule="squaredcos_cap_v2",
+            prediction_type="v_prediction",
+            timestep_spacing="trailing",
+            steps_offset=1,
         ),
         safety_checker=None,
         feature_extractor=None,

@@ -5,7 +5,9 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
+import diffusers
 import numpy as np
 import torch
 from datasets import Dataset
@@ -34,9 +36,12 @@ def load_pipeline(folder: str | Path) -> StableDiffusionPipeline:
     """
     if not (Path(folder) / "model_index.json").exists():
         raise InputError(f"{folder}: no model_index.json; expected a folder saved by a diffusers pipeline")
+    level = diffusers.logging.get_verbosity()
+    diffusers.logging.set_verbosity_error()  # it warns that the autoencoder is not its own class
     pipeline = StableDiffusionPipeline.from_pretrained(
-        folder, local_files_only=True, use_safetensors=True, torch_dtype=torch.float32, safety_checker=None
+        folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, safety_checker=None
     )
+    diffusers.logging.set_verbosity(level)
     pipeline.set_progress_bar_config(disable=True)
     pipeline.unet.to(memory_format=torch.channels_last)  # a quarter faster on CPU
     return pipeline
@@ -127,7 +132,7 @@ def _draw_shard(
     seeds = [(sampling.seed << 32) + first + i for i in range(len(prompts))]
     pipeline = load_pipeline(generator)
     images = sample_images(pipeline, prompts, seeds, sampling.guidance_scale, sampling.steps)
-    columns = {
+    columns: dict[str, Sequence[Any]] = {
         "id": [f"{generator.name}-{seed}" for seed in seeds],
         "source": ["synthetic"] * len(prompts),
         "prompt": list(prompts),

@@ -1,6 +1,7 @@
 """Training of the world's generator: the autoencoder, then the text-conditional denoiser."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import DDPMScheduler, StableDiffusionPipeline
@@ -31,7 +32,7 @@ def train_autoencoder(
     torch.manual_seed(recipe.seed)
     model = PatchAutoencoder().to(memory_format=torch.channels_last)
 
-    def loss(model: nn.Module, rows, generator: torch.Generator) -> Tensor:
+    def loss(model: Any, rows: Tensor, generator: torch.Generator) -> Tensor:
         x = to_signed(images[rows])
         posterior = model.posterior(x)
         latents = posterior.mean + posterior.std * torch.randn(posterior.mean.shape, generator=generator)
@@ -67,7 +68,7 @@ def train_denoiser(
     empty = _tokens(pipeline, [""])
     pipeline.unet.to(memory_format=torch.channels_last)
 
-    def loss(model: nn.Module, rows, generator: torch.Generator) -> Tensor:
+    def loss(model: Any, rows: Tensor, generator: torch.Generator) -> Tensor:
         clean, text = latents[rows], tokens[rows]
         text = torch.where(torch.rand(len(rows), 1, generator=generator) < DROPPED_CAPTIONS, empty, text)
         steps = torch.randint(noise.config.num_train_timesteps, (len(rows),), generator=generator)

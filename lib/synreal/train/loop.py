@@ -3,18 +3,18 @@
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
-from torch import LongTensor, Tensor, nn
+from torch import Tensor, nn
 from tqdm.auto import trange
 
 from synreal.errors import InputError
 
-Loss = Callable[[nn.Module, LongTensor, torch.Generator], Tensor]
+Loss = Callable[[Any, Tensor, torch.Generator], Tensor]
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,8 @@ def fit(
         "cosine", optimizer, num_warmup_steps=recipe.warmup_steps, num_training_steps=recipe.steps
     )
     ema = EMAModel(model.parameters(), decay=recipe.ema_decay) if recipe.ema_decay else None
-    state = _State(model, optimizer, scheduler, ema, recipe, folder)
+    parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "ema": ema}
+    state = _State(parts, recipe, folder)
     start = state.resume()
     wrapped, optimizer = accelerator.prepare(model, optimizer)
     model.train()
@@ -80,7 +81,7 @@ def fit(
     return losses
 
 
-def batch_rows(step: int, count: int, recipe: Recipe) -> LongTensor:
+def batch_rows(step: int, count: int, recipe: Recipe) -> Tensor:
     """The rows of one step: every epoch is a fresh permutation, set by the seed and the epoch alone."""
     size = min(recipe.batch_size, count)
     per_epoch = count // size
@@ -94,15 +95,15 @@ def batch_rows(step: int, count: int, recipe: Recipe) -> LongTensor:
 class _State:
     """Everything a resumed run needs, kept in one file that is replaced in one move."""
 
-    def __init__(self, model, optimizer, scheduler, ema, recipe: Recipe, folder: Path | None) -> None:
-        self.parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "ema": ema}
+    def __init__(self, parts: dict[str, Any], recipe: Recipe, folder: Path | None) -> None:
+        self.parts = {name: part for name, part in parts.items() if part is not None}
         self.recipe, self.path = _plain(asdict(recipe)), folder and folder / "state.pt"
 
     def keep(self, step: int) -> None:
         if self.path is None:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        state = {name: part.state_dict() for name, part in self.parts.items() if part}
+        state = {name: part.state_dict() for name, part in self.parts.items()}
         partial = self.path.with_suffix(".partial")
         torch.save({"step": step, "recipe": self.recipe, **state}, partial)
         partial.replace(self.path)
@@ -118,8 +119,7 @@ class _State:
                 "finish it with its own recipe, or delete the file to start anew"
             )
         for name, part in self.parts.items():
-            if part:
-                part.load_state_dict(state[name])
+            part.load_state_dict(state[name])
         return state["step"]
 
 

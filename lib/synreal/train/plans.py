@@ -120,7 +120,7 @@ def _architecture(plan: Plan, module: nn.Module, tokenizer: str) -> dict:
     return {
         "library": "open_clip",
         "architecture": "CLIP",
-        "architecture_args": _clip_args(module.vocab_size),
+        "architecture_args": _clip_args(int(module.vocab_size)),  # type: ignore[arg-type]
         "head": "zero-shot",
         "templates": OPENINGS,
         "tokenizer": tokenizer,

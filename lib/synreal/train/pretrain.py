@@ -1,6 +1,7 @@
 """Pretraining of classifiers from nothing: supervised ViT (timm) and contrastive CLIP (open_clip)."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +29,7 @@ def train_classifier(
 ) -> list[float]:
     """Train `model` in place by cross-entropy on uint8 [N, H, W, 3] images; returns the losses."""
 
-    def loss(model: nn.Module, rows, generator: torch.Generator) -> Tensor:
+    def loss(model: Any, rows: Tensor, generator: torch.Generator) -> Tensor:
         x = flip_and_shift(normalise(images[rows], (0.5,) * 3, (0.5,) * 3), generator)
         return F.cross_entropy(model(x), labels[rows])
 
@@ -44,7 +45,7 @@ def train_clip(
 ) -> list[float]:
     """Train an open_clip model in place by the symmetric contrastive loss; `tokens`: int64 [N, length]."""
 
-    def loss(model: nn.Module, rows, generator: torch.Generator) -> Tensor:
+    def loss(model: Any, rows: Tensor, generator: torch.Generator) -> Tensor:
         x = flip_and_shift(normalise(images[rows], (0.5,) * 3, (0.5,) * 3), generator)
         image, text, scale = model(x, tokens[rows])[:3]
         logits = scale.clamp(max=100) * image @ text.T
