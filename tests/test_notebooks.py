@@ -5,9 +5,14 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import yaml
+from PIL import Image
 
 from synreal.book import runner
 from synreal.book.record import read_results
+from synreal.data.scenes import scene_arrays
+from synreal.data.sprites import CLASS_NAMES
+from synreal.paths import zoo_dir
 
 NOTEBOOKS = sorted((Path(__file__).resolve().parents[1] / "notebooks").glob("*.ipynb"))
 each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -54,3 +59,25 @@ def test_nbval_has_something_to_compare(path):
 def test_stored_notebook_is_the_mini_profile_and_names_no_machine(path):
     assert not any("injected-parameters" in tags(cell) for cell in code_cells(path))
     assert "/site-packages/" not in path.read_text() and "SYNREAL_RUN_DIR" not in path.read_text()
+
+
+@pytest.mark.notebook
+def test_classifiers_on_your_own_folder(tmp_path):
+    """Any labelled folder, own coarse groups, any two cards: the rows are there, under their own names."""
+    images, truth = scene_arrays("val", 120)
+    for name, label, image in zip(truth["id"], truth["label"], images, strict=True):
+        folder = tmp_path / "photos" / CLASS_NAMES[label]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / f"{name}.png")
+    groups = {"worn above": [0, 2, 3, 4, 6], "worn below": [1], "shoes": [5, 7, 9], "carried": [8]}
+    named = {coarse: [CLASS_NAMES[c] for c in members] for coarse, members in groups.items()}
+    (tmp_path / "groups.yaml").write_text(yaml.safe_dump({"name": "my groups", "groups": named}))
+    cards = [str(zoo_dir() / name / "card.yaml") for name in ("ViT-Real-12k", "ViT-Syn-12k")]
+    given = [("test_set", str(tmp_path / "photos")), ("hierarchy", str(tmp_path / "groups.yaml"))]
+    given += [("pairs", json.dumps({"mine": cards})), ("draws", "200")]
+    notebook = next(path for path in NOTEBOOKS if path.stem == "01_classifiers")
+    folder = runner.run([notebook], profile="mini", given=given, out=tmp_path / "run", progress=False)
+    rows = read_results(folder)
+    mine = rows[rows["model"] == "mine"].set_index("metric")
+    assert {"accuracy_gap", "fine_grained_gap", "fine_grained_gap/shoes"} <= set(mine.index)
+    assert mine.loc["accuracy_gap", "n"] == 120 and not rows["metric"].str.startswith("factor").any()

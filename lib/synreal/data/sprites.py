@@ -5,6 +5,7 @@ Source: Xiao, Rasul, Vollgraf 2017, "Fashion-MNIST", MIT licence. A compact subs
 
 import gzip
 import zipfile
+import zlib
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -80,8 +81,14 @@ def _read_compact(split: str) -> tuple[np.ndarray, np.ndarray]:
 
 def _read_full(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     part, start, stop, _ = SPLITS[split]
-    images = _read_idx(folder / f"{part}-images-idx3-ubyte.gz", header=16).reshape(-1, 28, 28)
-    return images[start:stop], _read_idx(folder / f"{part}-labels-idx1-ubyte.gz", header=8)[start:stop]
+    images = _read_idx(folder / f"{part}-images-idx3-ubyte.gz", header=16)
+    labels = _read_idx(folder / f"{part}-labels-idx1-ubyte.gz", header=8)
+    if len(images) != 784 * len(labels) or len(labels) < stop:
+        raise InputError(
+            f"{folder}: {part} holds {len(images) / 784:g} images and {len(labels)} labels, expected as many of "
+            f"each, {stop} or more; fetch the Fashion-MNIST files again"
+        )
+    return images.reshape(-1, 28, 28)[start:stop], labels[start:stop]
 
 
 def _read_idx(path: Path, header: int) -> np.ndarray:
@@ -90,7 +97,11 @@ def _read_idx(path: Path, header: int) -> np.ndarray:
             f"{path.parent}: no {path.name}; expected the four Fashion-MNIST *-ubyte.gz files "
             "(torchvision writes them to FashionMNIST/raw, Debian's dataset-fashion-mnist package ships them)"
         )
-    return np.frombuffer(gzip.decompress(path.read_bytes()), np.uint8, offset=header)
+    try:
+        content = gzip.decompress(path.read_bytes())
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{path}: cannot be unpacked ({error}); fetch the file again") from error
+    return np.frombuffer(content, np.uint8, offset=header)
 
 
 def _opacity(image: np.ndarray) -> np.ndarray:

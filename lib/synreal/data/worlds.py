@@ -61,8 +61,14 @@ def open_world(source: str, count: int | None = None, seed: int = 0, hierarchy: 
 
 
 def _stored(place: str) -> Dataset:
-    preset, _, root = place.partition(":")
-    return PRESETS[preset](root) if preset in PRESETS else load_image_set(place)
+    preset = _preset(place)
+    return PRESETS[preset](place.partition(":")[2]) if preset else load_image_set(place)
+
+
+def _preset(place: str) -> str:
+    """The preset that a source such as `imagenetx:folder` names; empty for a folder that is called like one."""
+    name, colon, _ = place.partition(":")
+    return name if colon and name in PRESETS else ""
 
 
 def _expanded(source: str) -> str:
@@ -77,16 +83,16 @@ def _hierarchy(choice: str, place: str, images: Dataset) -> Hierarchy | None:
         return None
     if choice != "auto":
         return Hierarchy.from_yaml(Path(choice))
-    if place.startswith("scenes/"):
+    if _SCENES.fullmatch(place):
         return SCENES_HIERARCHY
-    if place.startswith("imagenet"):
+    if _preset(place).startswith("imagenet"):
         return Hierarchy.imagenet_x().restricted_to(class_names(images))
     return None
 
 
 def _factors(place: str, images: Dataset) -> pd.DataFrame | None:
     """ImageNet-X's annotations, or the factor columns that the set itself carries."""
-    if place.startswith("imagenetx:"):
+    if _preset(place) == "imagenetx":
         return imagenet_x_factors()
     carried = [name for name in FACTOR_NAMES if getattr(images.features.get(name), "dtype", "") == "bool"]
     return factor_table(images, carried) if carried else None

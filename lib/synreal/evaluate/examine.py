@@ -1,6 +1,7 @@
 """Predictions that are computed once: kept on disk by model, preparation and images."""
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 from datasets import Dataset
@@ -15,14 +16,15 @@ from synreal.paths import cache_dir
 def examine(checkpoint: str, world: World, batch_size: int = 256, device: str = "cpu") -> Predictions:
     """The predictions of a checkpoint (name, folder or card) on a world's images, computed at most once.
 
-    They are kept in the cache under the hashes of the model, its preparation of images, and the images.
+    They are kept in the cache under the hashes of the model, its preparation of images, and the images; the
+    names of model and world are not part of these, and are those of this call.
     """
     classifier = load_classifier(checkpoint, device=device)
     key = f"{classifier.model_hash}-{classifier.preprocess_hash}-{image_set_hash(world.images)}"
     path = cache_dir() / "predictions" / f"{key}.parquet"
     if not path.exists():
         predict(classifier, world.images, batch_size, name=world.name).save(path)
-    return Predictions.load(path)
+    return replace(Predictions.load(path), model=classifier.card.name, image_set=world.name)
 
 
 def image_set_hash(images: Dataset) -> str:

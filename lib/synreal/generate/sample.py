@@ -10,6 +10,7 @@ from typing import Any
 
 import diffusers
 import numpy as np
+import pyarrow.parquet as pq
 import torch
 import transformers
 from datasets import Dataset
@@ -106,7 +107,7 @@ def sample_set(
 
     It is written shard by shard: a shard that exists is not drawn again, so an interrupted run goes on, and a
     deleted shard is made anew. `workers` processes draw shards side by side.
-    Raises InputError when `folder` holds images drawn with other prompts or settings.
+    Raises InputError when `folder` holds images drawn with other prompts or settings, or other shards.
     """
     _claim(folder, generator, prompts, sampling)
     starts = [s for s in range(0, len(prompts), shard) if not _shard_path(folder, s).exists()]
@@ -118,6 +119,7 @@ def sample_set(
     done = Parallel(n_jobs=workers, return_as="generator_unordered")(jobs)
     list(tqdm(done, desc="sample", total=len(starts)))
     paths = [str(_shard_path(folder, s)) for s in range(0, len(prompts), shard)]
+    _check_length(folder, paths, len(prompts))
     return Dataset.from_parquet(paths, cache_dir=str(folder / "arrow"))
 
 
@@ -133,6 +135,15 @@ def _claim(folder: Path, generator: Path, prompts: Sequence[str], sampling: Samp
         )
     folder.mkdir(parents=True, exist_ok=True)
     record.write_text(json.dumps(settings, indent=1))
+
+
+def _check_length(folder: Path, shards: Sequence[str], expected: int) -> None:
+    found = sum(pq.read_metadata(shard).num_rows for shard in shards)
+    if found != expected:
+        raise InputError(
+            f"{folder}: its shards hold {found} images, expected {expected}; they were drawn with another shard "
+            "size: give that one, or delete the folder"
+        )
 
 
 def _draw_shard(

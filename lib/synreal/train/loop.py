@@ -47,7 +47,7 @@ def fit(
 
     Raises InputError when the loss is no longer finite; the last state kept is named.
     """
-    accelerator = Accelerator(mixed_precision=recipe.precision)
+    accelerator = Accelerator()
     optimizer = _optimizer(model, recipe)
     scheduler = get_scheduler(
         "cosine", optimizer, num_warmup_steps=recipe.warmup_steps, num_training_steps=recipe.steps
@@ -61,7 +61,8 @@ def fit(
     losses, main = [], accelerator.is_main_process
     for step in trange(start, recipe.steps, desc=title, mininterval=5, disable=not main):
         rows = batch_rows(step, count, recipe)[accelerator.process_index :: accelerator.num_processes]
-        with accelerator.autocast():
+        # accelerate's own mixed precision is fixed for the life of a process, a recipe's is not
+        with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
             value = loss(wrapped, rows, _step_generator(recipe.seed, step, accelerator))
         accelerator.backward(value)
         accelerator.clip_grad_norm_(wrapped.parameters(), recipe.clip_norm)

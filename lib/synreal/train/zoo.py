@@ -62,8 +62,9 @@ def train_generator(zoo: Path, work: Path) -> Path:
     autoencoder = train_autoencoder(images, folder=work / "autoencoder")
     pipeline = new_pipeline(learn_tokenizer(texts), autoencoder)
     train_denoiser(pipeline, images, texts, folder=work / "denoiser")
-    pipeline.to(torch.float16).save_pretrained(work / "generator.partial")
-    (work / "generator.partial").replace(out)
+    partial = zoo / ".generator"  # beside `out`: a folder cannot be moved to another file system in one step
+    pipeline.to(torch.float16).save_pretrained(partial)
+    partial.replace(out)
     return out
 
 
