@@ -3,10 +3,13 @@
 from collections.abc import Iterable
 
 import pandas as pd
+from matplotlib.figure import Figure
 
 from synreal.book.papers import paper_table
+from synreal.book.plots import forest, shades
 from synreal.models import Card
 
+BASES = {"equal data": "#222222", "equal accuracy": "#8C8C8C", "": "#222222"}  # colours of a comparison
 # The published checkpoints that P1 compares, by the pair they stand in and the table of their factors.
 PAPER_PAIRS = {
     "ViT-Real vs ViT-Syn (equal data)": ("ViT-Real-1M", "ViT-Syn-1M", "table5"),
@@ -47,6 +50,24 @@ def table_of_models(cards: Iterable[Card], measured: pd.DataFrame) -> pd.DataFra
             }
         )
     return pd.DataFrame(rows).set_index("model")
+
+
+def by_model(table: pd.DataFrame, xlabel: str, reference: float | None = 0.0) -> Figure:
+    """A panel for each kind of classifier, a line for each group, a dot for each model."""
+    return forest(
+        table,
+        group="group",
+        hue="model",
+        panel="kind",
+        palette=shades(list(table["model"])),
+        xlabel=xlabel,
+        reference=reference,
+    )
+
+
+def by_basis(table: pd.DataFrame, xlabel: str) -> Figure:
+    """A panel for each kind of classifier, a line for each group, a dot for each comparison."""
+    return forest(table, group="group", hue="basis", panel="kind", palette=BASES, xlabel=xlabel)
 
 
 def alt_text(table: pd.DataFrame) -> str:
@@ -95,11 +116,13 @@ def _difference(table: str, column: str, real: str, synthetic: str) -> float:
 
 
 def _beside(pair: str, own: pd.Series, printed: float) -> dict[str, str]:
+    known = pd.notna(own["ci_low"])
+    interval = f"{own['ci_low']:+.3f} to {own['ci_high']:+.3f}" if known else own["note"]
     return {
         "pair": pair,
         "metric": str(own.name),
         "here": f"{own['value']:+.3f}",
-        "95 % interval": f"{own['ci_low']:+.3f} to {own['ci_high']:+.3f}",
+        "95 % interval": interval,
         "P1": f"{printed:+.3f}",
         "same sign": "yes" if own["value"] * printed > 0 else "no",
     }
