@@ -57,7 +57,8 @@ def open_world(source: str, count: int | None = None, seed: int = 0, hierarchy: 
         images = scene_set(match[1], count, seed)
     else:
         images = _stored(place)
-    return World(place, images, _hierarchy(hierarchy, place, images), _factors(place, images))
+    # Named as it was asked for, so that no machine's path enters a result.
+    return World(source, images, _hierarchy(hierarchy, place, images), _factors(place, images))
 
 
 def _stored(place: str) -> Dataset:
