@@ -250,7 +250,7 @@ def test_scenes_are_an_image_set():
 def test_the_factor_table_holds_the_flags_by_id():
     ds = scene_set("test", 60)
     table = factor_table(ds)
-    assert tuple(table.columns) == FACTOR_NAMES and (table.dtypes == bool).all()
+    assert tuple(table.columns) == FACTOR_NAMES and {kind.name for kind in table.dtypes} == {"bool"}
     for index in (0, 17, 59):
         assert table.loc[f"test-0-{index:06d}"].to_dict() == flags(draw_factors(index, "test"))
     assert list(factor_table(ds, ["pose", "style"])) == ["pose", "style"]

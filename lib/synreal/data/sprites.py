@@ -85,8 +85,8 @@ def _read_full(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     labels = _read_idx(folder / f"{part}-labels-idx1-ubyte.gz", header=8)
     if len(images) != 784 * len(labels) or len(labels) < stop:
         raise InputError(
-            f"{folder}: {part} holds {len(images) / 784:g} images and {len(labels)} labels, expected as many of "
-            f"each, {stop} or more; fetch the Fashion-MNIST files again"
+            f"{folder}: {part} holds {len(images) / 784:g} images and {len(labels)} labels, expected as many "
+            f"of each, {stop} or more; fetch the Fashion-MNIST files again"
         )
     return images.reshape(-1, 28, 28)[start:stop], labels[start:stop]
 

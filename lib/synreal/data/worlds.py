@@ -67,7 +67,7 @@ def _stored(place: str) -> Dataset:
 
 
 def _preset(place: str) -> str:
-    """The preset that a source such as `imagenetx:folder` names; empty for a folder that is called like one."""
+    """The preset that a source such as `imagenetx:folder` names; empty for a folder called like one."""
     name, colon, _ = place.partition(":")
     return name if colon and name in PRESETS else ""
 

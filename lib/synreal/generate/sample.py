@@ -141,8 +141,8 @@ def _check_length(folder: Path, shards: Sequence[str], expected: int) -> None:
     found = sum(pq.read_metadata(shard).num_rows for shard in shards)
     if found != expected:
         raise InputError(
-            f"{folder}: its shards hold {found} images, expected {expected}; they were drawn with another shard "
-            "size: give that one, or delete the folder"
+            f"{folder}: its shards hold {found} images, expected {expected}; they were drawn with another "
+            "shard size: give that one, or delete the folder"
         )
 
 

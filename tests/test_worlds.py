@@ -1,0 +1,127 @@
+"""What a notebook opens by name: scenes, presets, own images; their groups and factors."""
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+
+from synreal.data import worlds
+from synreal.data.factors import FACTOR_NAMES
+from synreal.data.hierarchy import SCENES_HIERARCHY
+from synreal.data.imageset import class_names, from_arrays
+from synreal.data.scenes import factor_table, scene_set
+from synreal.data.worlds import open_world
+from synreal.errors import InputError
+
+
+def tree(folder, classes=("cat", "dog", "van")):
+    """Two PNG images in each class's subfolder."""
+    for number, name in enumerate(classes):
+        (folder / name).mkdir(parents=True)
+        for image in range(2):
+            pixels = np.full((8, 8, 3), 20 * number + image, np.uint8)
+            cv2.imwrite(str(folder / name / f"{image}.png"), pixels)
+    return folder
+
+
+def made(classes, **columns):
+    return from_arrays(np.zeros((4, 8, 8, 3), np.uint8), [0, 1, 0, 1], classes, columns)
+
+
+def test_scenes_come_by_split_count_and_seed():
+    world = open_world("scenes/val", 20, seed=2)
+    assert world.name == "scenes/val" and world.hierarchy == SCENES_HIERARCHY
+    assert world.images["id"][:] == [f"val-2-{i:06d}" for i in range(20)]
+    assert world.images["image"][3].tobytes() == scene_set("val", 20, 2)["image"][3].tobytes()
+    pd.testing.assert_frame_equal(world.factors, factor_table(world.images))
+    assert open_world("scenes/val", 20, hierarchy="none").hierarchy is None
+
+
+UNKNOWN = [("scenes/holdout", 20), ("scenes/val", None), ("scenes/val", 0)]
+
+
+@pytest.mark.parametrize(("source", "count"), UNKNOWN)
+def test_unknown_splits_and_missing_counts_are_refused(source, count):
+    with pytest.raises(InputError, match=f"{source}: .* one of upstream, train, val, test, with a count"):
+        open_world(source, count)
+
+
+@pytest.mark.parametrize("source", ["imagenetx:$PLACE_OF_DATA", "${PLACE_OF_DATA}/photos"])
+def test_a_variable_that_is_not_set_is_named(source, monkeypatch):
+    monkeypatch.delenv("PLACE_OF_DATA", raising=False)
+    with pytest.raises(InputError, match="set the environment variable PLACE_OF_DATA to the folder"):
+        open_world(source)
+
+
+def test_an_own_folder_with_an_own_hierarchy(tmp_path, monkeypatch):
+    tree(tmp_path / "photos")
+    yaml = tmp_path / "groups.yaml"
+    yaml.write_text("name: mine\ngroups:\n  animals: [cat, dog]\n  vehicles: [van]\n")
+    monkeypatch.setenv("PLACE_OF_DATA", str(tmp_path))
+    world = open_world("$PLACE_OF_DATA/photos", hierarchy=str(yaml))
+    assert world.name == f"{tmp_path}/photos" and class_names(world.images) == ["cat", "dog", "van"]
+    assert world.hierarchy.groups["animals"] == ("cat", "dog") and world.factors is None
+    assert open_world(f"{tmp_path}/photos").hierarchy is None
+    with pytest.raises(InputError, match="absent.yaml: no such file"):
+        open_world(f"{tmp_path}/photos", hierarchy="absent.yaml")
+
+
+def test_a_missing_folder_is_refused(tmp_path):
+    with pytest.raises(InputError, match="nowhere"):
+        open_world(str(tmp_path / "nowhere"))
+
+
+def test_bool_columns_named_like_factors_are_factors(tmp_path):
+    columns = {"pose": [True, False, False, True], "color": ["red", "red", "blue", "red"], "odd": [True] * 4}
+    made(["cat", "dog"], **columns).save_to_disk(tmp_path / "own")
+    world = open_world(str(tmp_path / "own"))
+    assert list(world.factors) == ["pose"] and world.factors["pose"].tolist() == columns["pose"]
+    assert world.factors.index.tolist() == world.images["id"][:]
+    scene_set("test", 12).save_to_disk(tmp_path / "scenes")
+    assert tuple(open_world(str(tmp_path / "scenes")).factors) == FACTOR_NAMES
+
+
+@pytest.fixture
+def presets(monkeypatch):
+    """The presets, answering with two classes of ImageNet; returns what they were asked for."""
+    asked = []
+
+    def preset(name):
+        def load(root):
+            asked.append((name, root))
+            return made(["tench", "giant panda"])
+
+        return load
+
+    monkeypatch.setattr(worlds, "PRESETS", {name: preset(name) for name in worlds.PRESETS})
+    return asked
+
+
+def test_presets_get_their_folder(presets, monkeypatch):
+    monkeypatch.setenv("PLACE_OF_DATA", "/data")
+    for name in worlds.PRESETS:
+        assert open_world(f"{name}:$PLACE_OF_DATA/x").name == f"{name}:/data/x"
+    assert presets == [(name, "/data/x") for name in worlds.PRESETS]
+
+
+def test_only_imagenet_has_its_hierarchy_and_only_imagenet_x_its_factors(presets):
+    groups = open_world("imagenetv2:x").hierarchy.groups
+    assert sorted(sum(groups.values(), ())) == ["giant panda", "tench"]
+    assert open_world("cifar10:x").hierarchy is None
+    assert open_world("imagenet1k:x").factors is None and open_world("cifar10:x").factors is None
+    factors = open_world("imagenetx:x").factors
+    assert "ILSVRC2012_val_00000293.JPEG" in factors.index and factors.shape[1] == 16
+
+
+def test_a_missing_preset_folder_is_refused(tmp_path):
+    for name in ("cifar10", "imagenet1k", "imagenet100", "imagenetv2", "imagenetx"):
+        with pytest.raises(InputError, match="nowhere"):
+            open_world(f"{name}:{tmp_path}/nowhere")
+
+
+def test_a_folder_that_is_called_like_a_preset_is_a_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("cifar10", "imagenet1k", "imagenette"):
+        tree(tmp_path / name)
+        world = open_world(name)
+        assert len(world.images) == 6 and world.hierarchy is None and world.factors is None

@@ -1,0 +1,220 @@
+"""The zoo: its making at toy size, its architecture, and the checkpoints that ship."""
+
+import hashlib
+from functools import partial
+
+import numpy as np
+import open_clip
+import pytest
+import timm
+import torch
+
+from synreal.data.imageset import to_arrays
+from synreal.data.scenes import scene_arrays
+from synreal.data.sprites import CLASS_NAMES
+from synreal.generate.sample import load_pipeline, sample_images
+from synreal.models import conv_stem, load_card, load_classifier
+from synreal.paths import repository_root
+from synreal.train import plans, zoo
+from synreal.train.generator import train_autoencoder, train_denoiser
+from synreal.train.loop import Recipe
+from synreal.train.plans import EVALUATED, Plan, train_plan
+from synreal.train.zoo import PLANS
+
+TINY = Recipe(steps=2, batch_size=16, warmup_steps=1)
+SHIPPED = repository_root() / "zoo"
+CARDS = sorted(path.parent.name for path in SHIPPED.glob("*/card.yaml"))
+LARGEST = 40 * 2**20  # bytes that may ship
+needs_zoo = pytest.mark.skipif(not CARDS, reason="zoo/ holds no card.yaml: `make zoo` has not finished one")
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    """`make zoo` at toy size: its folder, and the folder of its cache."""
+    root = tmp_path_factory.mktemp("toy")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SYNREAL_ZOO", str(root / "zoo"))
+        patch.setenv("SYNREAL_CACHE", str(root / "cache"))
+        shrink(patch)
+        zoo.main()
+    return root / "zoo", root / "cache" / "zoo"
+
+
+def shrink(patch):
+    """Two steps per model, few images, everything in this process."""
+    patch.setattr(zoo, "train_autoencoder", partial(train_autoencoder, recipe=TINY))
+    patch.setattr(zoo, "train_denoiser", partial(train_denoiser, recipe=TINY))
+    patch.setattr(zoo, "sample_set", partial(zoo.sample_set, shard=15))
+    patch.setattr(zoo, "PLANS", (Plan("ViT", "Syn", 30), Plan("CLIP", "Syn", 30)))
+    patch.setattr(zoo.os, "cpu_count", lambda: 1)
+    for name, value in {"POOL": 60, "SYNTHETIC": 30, "SMALL": (40, 50, 60)}.items():
+        patch.setattr(zoo, name, value)
+    for name, value in {"VIT": TINY, "CLIP": TINY, "EVALUATED": 80}.items():
+        patch.setattr(plans, name, value)
+
+
+def digests(folder):
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def test_everything_is_made_from_nothing(toy):
+    made, _ = toy
+    names = {path.name for path in made.iterdir()}
+    assert {"generator", "ViT-Syn-0.03k", "CLIP-Syn-0.03k"} < names
+    equal = {name for name in names if "-Real-" in name}
+    assert {name.split("-")[0] for name in equal} == {"ViT", "CLIP"} and len(equal) == 2
+    assert names == {"generator", "ViT-Syn-0.03k", "CLIP-Syn-0.03k", *equal}
+    for name in names - {"generator"}:
+        card, source = load_card(made / name), "synthetic" if "-Syn-" in name else "real"
+        assert card.name == card.role == name and card.training["source"] == source
+        assert (card.training["steps"], card.training["images"]) == (2, float(name.split("-")[2][:-1]) * 1000)
+        [expected] = card.expected
+        assert (expected.image_set, expected.n) == ("scenes/val", 80)
+        images, truth = scene_arrays("val", 80)
+        found = (load_classifier(card).logits(images).argmax(1).numpy() == truth["label"]).mean()
+        assert found == pytest.approx(expected.value, abs=1e-4)
+
+
+def test_the_synthetic_images_are_drawn_for_captions_of_the_train_split(toy):
+    made, work = toy
+    with pytest.MonkeyPatch.context() as patch:
+        shrink(patch)
+        ds = zoo.synthetic_images(made / "generator", work / "synthetic", 1)
+    assert len(ds) == 30 and ds["label"][:] == [i % 10 for i in range(30)]
+    for label, prompt in zip(ds["label"], ds["prompt"], strict=True):
+        assert prompt.startswith(f"{CLASS_NAMES[label]}, ")
+    assert to_arrays(ds)[0].shape == (30, 32, 32, 3)
+
+
+def refuse(*given, **more):
+    raise AssertionError("a finished stage ran again")
+
+
+def test_finished_stages_are_skipped(toy, monkeypatch):
+    made, work = toy
+    before = digests(made)
+    monkeypatch.setenv("SYNREAL_ZOO", str(made))
+    monkeypatch.setenv("SYNREAL_CACHE", str(work.parent))
+    shrink(monkeypatch)
+    for module, name in (
+        (zoo, "train_autoencoder"),
+        (zoo, "train_denoiser"),
+        (plans, "train_classifier"),
+        (plans, "train_clip"),
+    ):
+        monkeypatch.setattr(module, name, refuse)
+    zoo.main()
+    assert digests(made) == before
+
+
+def test_the_real_model_nearest_to_the_synthetic_one_ships(tmp_path, monkeypatch):
+    accuracies = {"ViT-Syn-24k": 0.5, 1000: 0.3, 1500: 0.35, 2000: 0.4, 3000: 0.47, 4000: 0.52, 6000: 0.6}
+    tried, shipped = [], []
+
+    def accuracy(plan, out, *rest):
+        if plan.source == "Syn":
+            return accuracies[plan.name]
+        assert out == tmp_path / "work" / "tried"
+        tried.append(plan.images)
+        return accuracies[plan.images]
+
+    monkeypatch.setattr(zoo, "_accuracy", accuracy)
+    monkeypatch.setattr(zoo, "load_card", lambda folder: shipped.append(folder.name) or load_card(folder))
+    monkeypatch.setattr(zoo, "save_checkpoint", refuse)
+    with pytest.raises(ValueError, match="no card named"):
+        zoo.match_accuracy("ViT", tmp_path / "zoo", tmp_path / "work")
+    assert tried == [3000, 6000, 4000] and shipped == ["ViT-Real-4k"]
+
+
+def test_a_finished_plan_is_read_and_not_trained(toy, monkeypatch):
+    made, work = toy
+    monkeypatch.setattr(plans, "train_classifier", refuse)
+    assert train_plan(Plan("ViT", "Syn", 30), made, made, work).name == "ViT-Syn-0.03k"
+
+
+def test_plans_are_the_models_of_both_comparisons():
+    assert Plan("CLIP", "Syn", 24_000).name == "CLIP-Syn-24k"
+    assert Plan("ViT", "Real", 1500).name == "ViT-Real-1.5k"
+    sizes = {(plan.kind, plan.source, plan.images) for plan in PLANS}
+    for kind in ("ViT", "CLIP"):
+        real = {images for k, source, images in sizes if (k, source) == (kind, "Real")}
+        syn = {images for k, source, images in sizes if (k, source) == (kind, "Syn")}
+        assert real & syn, f"{kind}: no pair of equal data"
+        assert zoo.SYNTHETIC in syn, f"{kind}: match_accuracy takes this one as its target"
+
+
+@torch.no_grad()
+def test_timm_builds_the_stemmed_vit_by_name():
+    model = timm.create_model(conv_stem.NAME, num_classes=7).eval()
+    images = torch.rand(2, 3, 32, 32)
+    assert model.patch_embed(images).shape == (2, 16, 128)
+    assert model(images).shape == (2, 7) and model.forward_features(images).shape == (2, 17, 128)
+    assert 0.7e6 < sum(p.numel() for p in model.parameters()) < 0.9e6
+    assert conv_stem.NAME in timm.list_models("vit_convstem*")
+    larger = timm.create_model(conv_stem.NAME, num_classes=7, img_size=64, depth=1)
+    assert larger(torch.rand(1, 3, 64, 64)).shape == (1, 7) and len(larger.blocks) == 1
+
+
+@torch.no_grad()
+def test_open_clip_builds_a_clip_with_it():
+    model = open_clip.CLIP(
+        embed_dim=24,
+        vision_cfg={
+            "image_size": 32,
+            "timm_model_name": conv_stem.NAME,
+            "timm_pool": "",
+            "timm_proj": "linear",
+        },
+        text_cfg={"context_length": 8, "vocab_size": 50, "width": 16, "heads": 2, "layers": 1},
+    ).eval()
+    image, text, scale = model(torch.rand(3, 3, 32, 32), torch.randint(50, (3, 8)))[:3]
+    assert image.shape == text.shape == (3, 24) and scale > 1
+    assert torch.allclose(image.norm(dim=1), torch.ones(3), atol=1e-5)
+    assert any(isinstance(part, conv_stem.ConvStem) for part in model.modules())
+
+
+@pytest.fixture(scope="session")
+def validation_scenes():
+    return scene_arrays("val", EVALUATED)
+
+
+@needs_zoo
+@pytest.mark.parametrize("name", CARDS)
+def test_a_shipped_checkpoint_reaches_its_expected_accuracy(name, validation_scenes):
+    images, truth = validation_scenes
+    card = load_card(SHIPPED / name)
+    assert card.name == name and card.sha256 and tuple(card.class_names) == CLASS_NAMES
+    [expected] = card.expected
+    assert (expected.image_set, expected.metric, expected.n) == ("scenes/val", "accuracy", len(images))
+    accuracy = (load_classifier(card).logits(images).argmax(1).numpy() == truth["label"]).mean()
+    assert abs(accuracy - expected.value) <= expected.tolerance
+    assert accuracy > 0.3  # three times chance
+
+
+@needs_zoo
+def test_the_models_of_the_plan_ship():
+    assert {plan.name for plan in PLANS} <= set(CARDS)
+    for kind in ("ViT", "CLIP"):
+        sizes = {plan.name for plan in PLANS if (plan.kind, plan.source) == (kind, "Real")}
+        assert {name for name in CARDS if name.startswith(f"{kind}-Real-")} - sizes, "no equal accuracy"
+
+
+@needs_zoo
+def test_the_zoo_is_small_enough_to_ship():
+    size = sum(path.stat().st_size for path in SHIPPED.rglob("*") if path.is_file())
+    assert size < LARGEST, f"{size / 2**20:.1f} MiB"
+
+
+@needs_zoo
+def test_the_shipped_generator_draws_the_class_that_is_asked_for(validation_scenes):
+    asked = ["trouser", "sneaker", "bag"]
+    prompts = [f"{name}, a photo of a {name}" for name in asked for _ in range(8)]
+    drawn = sample_images(load_pipeline(SHIPPED / "generator"), prompts, list(range(8)) * 3, steps=10)
+    per_class = drawn.reshape(3, 8, 32, 32, 3).astype(float)
+    # The same seed with another prompt is another image.
+    assert np.abs(per_class[0] - per_class[1]).mean((1, 2, 3)).min() > 5
+    real = next(name for name in CARDS if name.startswith("ViT-Real-"))
+    predicted = load_classifier(SHIPPED / real).logits(drawn).argmax(1).numpy()
+    labels = np.repeat([CLASS_NAMES.index(name) for name in asked], 8)
+    assert (predicted == labels).mean() > 0.6  # chance is 0.1
