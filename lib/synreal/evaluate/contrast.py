@@ -12,7 +12,7 @@ from synreal.evaluate.report import predictions_tally
 from synreal.evaluate.statistics import percentile_interval, resampled_sums
 from synreal.evaluate.tally import Metric, Sums
 
-Estimate = tuple[float, float, float]  # value, ci_low, ci_high (95 %)
+Estimate = tuple[float, float, float]  # value, ci_low, ci_high (95 %; NaN where no bootstrap draw differs)
 
 
 def factors_worse(

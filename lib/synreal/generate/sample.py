@@ -110,6 +110,7 @@ def sample_set(
     Raises InputError when `folder` holds images drawn with other prompts or settings, or other shards.
     """
     _claim(folder, generator, prompts, sampling)
+    _check_shards(folder, len(prompts), shard)
     starts = [s for s in range(0, len(prompts), shard) if not _shard_path(folder, s).exists()]
     cuts = {s: slice(s, s + shard) for s in starts}
     jobs = [
@@ -119,7 +120,6 @@ def sample_set(
     done = Parallel(n_jobs=workers, return_as="generator_unordered")(jobs)
     list(tqdm(done, desc="sample", total=len(starts)))
     paths = [str(_shard_path(folder, s)) for s in range(0, len(prompts), shard)]
-    _check_length(folder, paths, len(prompts))
     return Dataset.from_parquet(paths, cache_dir=str(folder / "arrow"))
 
 
@@ -137,13 +137,14 @@ def _claim(folder: Path, generator: Path, prompts: Sequence[str], sampling: Samp
     record.write_text(json.dumps(settings, indent=1))
 
 
-def _check_length(folder: Path, shards: Sequence[str], expected: int) -> None:
-    found = sum(pq.read_metadata(shard).num_rows for shard in shards)
-    if found != expected:
-        raise InputError(
-            f"{folder}: its shards hold {found} images, expected {expected}; they were drawn with another "
-            "shard size: give that one, or delete the folder"
-        )
+def _check_shards(folder: Path, count: int, shard: int) -> None:
+    for first in range(0, count, shard):
+        path, expected = _shard_path(folder, first), min(shard, count - first)
+        if path.exists() and (found := pq.read_metadata(path).num_rows) != expected:
+            raise InputError(
+                f"{path}: holds {found} images, expected {expected}; the folder was drawn with another shard "
+                "size: give that one, or delete the folder"
+            )
 
 
 def _draw_shard(
