@@ -1,4 +1,4 @@
-"""Tables and words of chapter 1, from what it recorded."""
+"""Tables, figures and words of the chapter 01_classifiers, from what it recorded."""
 
 from collections.abc import Iterable
 
@@ -107,7 +107,8 @@ def beside_paper(gaps: pd.DataFrame) -> pd.DataFrame:
             for metric, number in printed.items()
             if metric in own.index
         ]
-    return pd.DataFrame(rows)
+    columns = ["pair", "metric", "here", "95 % interval", "P1", "same sign"]
+    return pd.DataFrame(rows, columns=columns).set_index("pair")
 
 
 def _difference(table: str, column: str, real: str, synthetic: str) -> float:

@@ -1,4 +1,4 @@
-"""How chapter 1 names its measurements, so that the ledger of claims and the pages find them.
+"""How chapter 01_classifiers names its measurements, so that the ledger and the pages find them.
 
 Study "01_classifiers" records, with `data` the world's name,
 
@@ -23,7 +23,7 @@ import pandas as pd
 
 from synreal.book.record import Study
 from synreal.data.worlds import World
-from synreal.evaluate import compare, report
+from synreal.evaluate import compare, fine_grained_accuracy, report
 from synreal.evaluate.contrast import factors_worse, gap_difference
 from synreal.evaluate.predictions import Predictions
 
@@ -92,7 +92,8 @@ def record_gap_differences(
             first, second = (pairs[name] for name in names)
             found = gap_difference(first, second, world.hierarchy, draws, seed)
             name = f"{kind} (equal data minus equal accuracy)"
-            rows.append(_extra("fine_grained_gap_difference", name, world, found, len(first[0])))
+            n = int(fine_grained_accuracy(first[0], world.hierarchy)["n"].sum())
+            rows.append(_extra("fine_grained_gap_difference", name, world, found, n))
     return _record(study, pd.concat(rows, ignore_index=True), seed) if rows else pd.DataFrame()
 
 

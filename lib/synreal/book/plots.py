@@ -108,7 +108,8 @@ def forest(
     if frame.duplicated(["_panel", "_group", "_hue"]).any():
         raise ValueError(f"forest: one {' and '.join(parts)} occurs twice; select one row each")
     groups, hues, panels = (list(frame[name].unique()) for name in ("_group", "_hue", "_panel"))
-    size = (7.5 if len(panels) == 1 else 4.2 * len(panels), 0.9 + 0.16 * len(groups) * (1 + len(hues)))
+    crowd = int(frame.groupby("_panel")["_hue"].nunique().max())  # dots of one group, one below the other
+    size = (7.5 if len(panels) == 1 else 4.2 * len(panels), 0.9 + 0.16 * len(groups) * (1 + crowd))
     fig, grid = plt.subplots(1, len(panels), figsize=size, sharey=True, squeeze=False)
     shades = dict(palette or colours(hues))
     for axes, title in zip(grid.flat, panels, strict=True):

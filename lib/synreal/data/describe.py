@@ -51,6 +51,11 @@ def factor_shares(flags: pd.DataFrame, designed: Mapping[str, float]) -> pd.Data
     return table.assign(ci_low=low, ci_high=high, designed=table["factor"].map(designed))
 
 
+def garments() -> dict[str, int]:
+    """How many photographs each split of the shipped subset holds."""
+    return {split: len(load_sprites(split).images) for split in SPLITS}
+
+
 def shared_garments() -> int:
     """How many photographs two splits of the shipped subset have in common, byte for byte."""
     held = {split: {image.tobytes() for image in load_sprites(split).images} for split in SPLITS}
