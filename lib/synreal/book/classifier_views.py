@@ -1,5 +1,6 @@
 """Tables, figures and words of the chapter 01_classifiers, from what it recorded."""
 
+import re
 from collections.abc import Iterable
 
 import pandas as pd
@@ -88,9 +89,10 @@ def _place(row: pd.Series) -> str:
 def surviving(factor_gaps: pd.DataFrame) -> pd.DataFrame:
     """Factor gaps below 5 % after Holm's correction, largest first, and the gap that could be detected."""
     kept = factor_gaps[factor_gaps["p_holm"] < 0.05].sort_values("value", key=abs, ascending=False)
-    shown = kept[["model", "group", "value", "ci_low", "ci_high", "n", "p_holm", "mde"]]
+    shown = kept[["group", "value", "ci_low", "ci_high", "n", "p_holm", "mde"]]
+    shown.insert(0, "pair", [_short(pair) for pair in kept["model"]])
     names = {"group": "factor", "value": "gap", "p_holm": "p (Holm)", "mde": "detectable"}
-    return shown.rename(columns=names).round(3).set_index("model")
+    return shown.rename(columns=names).round(3).set_index("pair")
 
 
 def beside_paper(gaps: pd.DataFrame) -> pd.DataFrame:
@@ -111,6 +113,11 @@ def beside_paper(gaps: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns).set_index("pair")
 
 
+def _short(pair: str) -> str:
+    """ "ViT, equal data" for "ViT-Real vs ViT-Syn (equal data)"; a pair of your own keeps its name."""
+    return re.sub(r"^(\w+)-Real vs \1-Syn \((.+)\)$", r"\1, \2", pair)
+
+
 def _difference(table: str, column: str, real: str, synthetic: str) -> float:
     values = paper_table("P1", table).set_index("model")[column]
     return float(values[real] - values[synthetic])
@@ -120,7 +127,7 @@ def _beside(pair: str, own: pd.Series, printed: float) -> dict[str, str]:
     known = pd.notna(own["ci_low"])
     interval = f"{own['ci_low']:+.3f} to {own['ci_high']:+.3f}" if known else own["note"]
     return {
-        "pair": pair,
+        "pair": _short(pair),
         "metric": str(own.name),
         "here": f"{own['value']:+.3f}",
         "95 % interval": interval,

@@ -75,7 +75,8 @@ def shades(names: Sequence[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for name in dict.fromkeys(names):
         family = next((own for key, own in families.items() if key in name), FURTHER_COLOURS[::-1])
-        taken = sum(colour in family for colour in found.values())
+        kind = name.partition("-")[0]  # ViT and CLIP stand in panels of their own
+        taken = sum(other.startswith(f"{kind}-") and found[other] in family for other in found)
         found[name] = family[taken % len(family)]
     return found
 
