@@ -133,7 +133,7 @@ def test_gap_differences_need_both_pairs_and_groups(study):
     assert record_gap_differences(study, both, World("scenes/test", None, None, None), **options).empty
     record_gap_differences(study, both, WORLD, **options)
     [row] = recorded(study).reset_index().to_dict("records")
-    alone = (LABELS == CLASS_NAMES.index("bag")).sum()  # bags have no similar class, so they do not count
+    alone = (CLASS_NAMES.index("bag") == LABELS).sum()  # bags have no similar class, so they do not count
     assert row["metric"] == "fine_grained_gap_difference" and row["n"] == N - alone
     assert row["model"] == "ViT (equal data minus equal accuracy)"
     assert 0.1 < row["value"] < 0.3 and row["ci_low"] < row["value"] < row["ci_high"]

@@ -21,7 +21,7 @@ from synreal.errors import InputError
 from synreal.evaluate import error_ratio, expected_calibration_error, factor_accuracy, relative_accuracy
 
 ROOT = Path(__file__).parents[1]
-PUBLISHED = Path(os.environ.get("SYNREAL_SHARED_DATA", ROOT.parent / "shared" / "data" / "imagenetx"))
+PUBLISHED = Path(os.environ.get("SYNREAL_SHARED_DATA", ROOT.parent / "shared" / "data")) / "imagenetx"
 FIXTURE = Path(__file__).parent / "data" / "imagenetx_predictions.csv"
 
 TOP_COUNTS = {
@@ -48,7 +48,7 @@ def published(model):
     path = PUBLISHED / f"{model}.csv"
     if not path.is_file():
         pytest.skip(
-            f"no {model}.csv of ImageNet-X's example predictions; SYNREAL_SHARED_DATA names the folder"
+            f"no {model}.csv of ImageNet-X's example predictions; SYNREAL_SHARED_DATA/imagenetx has none"
         )
     return correctness(read_predictions(path))
 

@@ -244,6 +244,7 @@ def test_run_killed_before_it_described_itself_goes_on(notebook, tmp_path):
 def test_notebooks_are_found_by_name_or_path(notebook, tmp_path, monkeypatch):
     book = {"00_world": tmp_path / "00_world.ipynb", "01_classifiers": tmp_path / "01_classifiers.ipynb"}
     monkeypatch.setattr(runner, "book_notebooks", lambda: book)
+    monkeypatch.chdir(tmp_path)  # so that the book's own notebooks are not found by their path
     assert find_notebooks(["01_classifiers", "notebooks/00_world.ipynb"]) == list(book.values())[::-1]
     assert find_notebooks([], everything=True) == list(book.values())
     assert find_notebooks([str(notebook())]) == [tmp_path / "tiny.ipynb"]

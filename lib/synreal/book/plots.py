@@ -120,6 +120,12 @@ def forest(
     if hue:
         handles = {h.get_label(): h for axes in grid.flat for h in axes.get_legend_handles_labels()[0]}
         fig.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=4)
+    return _closed(fig)
+
+
+def _closed(fig: Figure) -> Figure:
+    """The figure out of pyplot's hands, or Jupyter would show it a second time, without alt text."""
+    plt.close(fig)
     return fig
 
 
@@ -189,7 +195,7 @@ def distributions(
     axes.set(xlabel=xlabel or x, ylabel="share of images", title=title)
     axes.legend()
     sns.despine(fig)
-    return fig
+    return _closed(fig)
 
 
 def image_sheet(
@@ -217,4 +223,4 @@ def image_sheet(
             axes.imshow(np.asarray(images[place]), interpolation="nearest")
             axes.set_title(titles[place] if titles is not None else "", fontsize=7, loc="center", pad=2)
     fig.suptitle(title, fontsize=11)
-    return fig
+    return _closed(fig)
