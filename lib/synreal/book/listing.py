@@ -20,7 +20,9 @@ def _chapter(path: Path) -> str:
 
 
 def _line(parameter: Parameter) -> str:
-    declaration = f"{parameter.name}: {parameter.annotation} = {parameter.default!r}"
+    default = repr(parameter.default)
+    shown = default if len(default) <= 40 else f"{default[:36]} ..."  # the notebook shows it whole
+    declaration = f"{parameter.name}: {parameter.annotation} = {shown}"
     return f"  {declaration:44s}  {parameter.help}"
 
 
