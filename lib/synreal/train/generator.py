@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from synreal.generate.autoencoder import PatchAutoencoder
 from synreal.generate.tokenizer import MAX_LENGTH
-from synreal.train.loop import Recipe, fit
+from synreal.train.loop import Recipe, device_of, fit
 
 AUTOENCODER = Recipe(steps=1400, batch_size=64, learning_rate=2e-3, weight_decay=0.0)
 DENOISER = Recipe(
@@ -32,15 +32,29 @@ def train_autoencoder(
     torch.manual_seed(recipe.seed)
     model = PatchAutoencoder().to(memory_format=torch.channels_last)
 
-    def loss(model: Any, rows: Tensor, generator: torch.Generator) -> Tensor:
-        x = to_signed(images[rows])
-        posterior = model.posterior(x)
-        latents = posterior.mean + posterior.std * torch.randn(posterior.mean.shape, generator=generator)
-        return F.l1_loss(model.decoder(latents), x) + KL_WEIGHT * posterior.kl().mean() / latents[0].numel()
+    shape = (model.config.latent_channels, images.shape[1] // 4, images.shape[2] // 4)
 
-    fit(model, loss, len(images), recipe, folder, "autoencoder")
+    def loss(model: Any, rows: Tensor, generator: torch.Generator) -> Tensor:
+        x, noise = to_signed(images[rows]), torch.randn(len(rows), *shape, generator=generator)
+        x, noise = x.to(device_of(model)), noise.to(device_of(model))
+        reconstruction, kl = model(x, noise)
+        return F.l1_loss(reconstruction, x) + KL_WEIGHT * kl.mean() / noise[0].numel()
+
+    fit(_Reconstruction(model), loss, len(images), recipe, folder, "autoencoder")
     model.standardise(to_signed(images[:5000]))
     return model
+
+
+class _Reconstruction(nn.Module):
+    """The autoencoder as it is trained: a noisy latent, its image, and the KL term of each image."""
+
+    def __init__(self, autoencoder: PatchAutoencoder) -> None:
+        super().__init__()
+        self.autoencoder = autoencoder
+
+    def forward(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        posterior = self.autoencoder.posterior(x)
+        return self.autoencoder.decoder(posterior.mean + posterior.std * noise), posterior.kl()
 
 
 class _TextConditional(nn.Module):
@@ -73,8 +87,9 @@ def train_denoiser(
         text = torch.where(torch.rand(len(rows), 1, generator=generator) < DROPPED_CAPTIONS, empty, text)
         steps = torch.randint(noise.config.num_train_timesteps, (len(rows),), generator=generator)
         added = torch.randn(clean.shape, generator=generator)
-        predicted = model(noise.add_noise(clean, added, steps), steps, text)
-        return F.mse_loss(predicted, noise.get_velocity(clean, added, steps))
+        noisy, target = noise.add_noise(clean, added, steps), noise.get_velocity(clean, added, steps)
+        device = device_of(model)
+        return F.mse_loss(model(noisy.to(device), steps.to(device), text.to(device)), target.to(device))
 
     fit(_TextConditional(pipeline), loss, len(images), recipe, folder, "denoiser")
 

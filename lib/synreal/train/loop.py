@@ -40,6 +40,7 @@ def fit(
 ) -> list[float]:
     """Train `model` in place and return the loss of every step since the start of this call.
 
+    Accelerate places the model on the GPU where there is one; it comes back on the CPU, in eval mode.
     `loss(model, rows, generator)` computes the mean loss on the given rows (of `count`); its randomness comes
     from `generator`, so that a step depends on the seed and its number alone. With a `folder`, the whole
     state is kept there every `checkpoint_every` steps and an interrupted run goes on from it to the identical
@@ -57,6 +58,8 @@ def fit(
     state = _State(parts, recipe, folder)
     start = state.resume()
     wrapped, optimizer = accelerator.prepare(model, optimizer)
+    if ema:
+        ema.to(accelerator.device)
     model.train()
     losses, main = [], accelerator.is_main_process
     for step in trange(start, recipe.steps, desc=title, mininterval=5, disable=not main):
@@ -78,8 +81,13 @@ def fit(
         state.keep(recipe.steps)
     if ema:
         ema.copy_to(model.parameters())
-    model.eval()
+    model.cpu().eval()
     return losses
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a loss sends its batch: data stay on the CPU until their step."""
+    return next(model.parameters()).device
 
 
 def batch_rows(step: int, count: int, recipe: Recipe) -> Tensor:

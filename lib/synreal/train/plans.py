@@ -74,7 +74,7 @@ def _data(plan: Plan, synthetic: Dataset | None) -> tuple[Tensor, Tensor, list[s
     split = "train" if plan.kind == "ViT" else "upstream"
     images, truth = scene_arrays(split, plan.images)
     texts = captions([draw_factors(i, split) for i in range(plan.images)], split)
-    return torch.from_numpy(images), torch.from_numpy(truth["label"].to_numpy()), texts
+    return torch.from_numpy(images), torch.tensor(truth["label"].to_numpy()), texts
 
 
 def _clip_args(vocabulary: int) -> dict:

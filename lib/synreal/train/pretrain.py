@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from synreal.train.augment import flip_and_shift
-from synreal.train.loop import Recipe, fit
+from synreal.train.loop import Recipe, device_of, fit
 
 VIT = Recipe(steps=1600, batch_size=128, learning_rate=2e-3, weight_decay=0.05)
 CLIP = Recipe(steps=800, batch_size=256, learning_rate=2e-3, weight_decay=0.1, betas=(0.9, 0.98))
@@ -31,7 +31,8 @@ def train_classifier(
 
     def loss(model: Any, rows: Tensor, generator: torch.Generator) -> Tensor:
         x = flip_and_shift(normalise(images[rows], (0.5,) * 3, (0.5,) * 3), generator)
-        return F.cross_entropy(model(x), labels[rows])
+        device = device_of(model)
+        return F.cross_entropy(model(x.to(device)), labels[rows].to(device))
 
     return fit(model, loss, len(images), recipe, folder)
 
@@ -47,9 +48,10 @@ def train_clip(
 
     def loss(model: Any, rows: Tensor, generator: torch.Generator) -> Tensor:
         x = flip_and_shift(normalise(images[rows], (0.5,) * 3, (0.5,) * 3), generator)
-        image, text, scale = model(x, tokens[rows])[:3]
+        device = device_of(model)
+        image, text, scale = model(x.to(device), tokens[rows].to(device))[:3]
         logits = scale.clamp(max=100) * image @ text.T
-        targets = torch.arange(len(rows))
+        targets = torch.arange(len(rows), device=device)
         return (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)) / 2
 
     return fit(model, loss, len(images), recipe, folder)
