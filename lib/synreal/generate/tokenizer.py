@@ -11,9 +11,14 @@ _ALPHABET = [letter + end for end in ("", "</w>") for letter in sorted(ByteLevel
 _SPECIAL = ["<|startoftext|>", "<|endoftext|>"]
 
 
-def learn_tokenizer(texts: Iterable[str], vocabulary: int = 1024) -> CLIPTokenizer:
-    """A CLIPTokenizer of at most `vocabulary` tokens; unseen words fall back to pieces, then to bytes."""
-    trained = _tokenizer(merges=[]).train_new_from_iterator(texts, vocabulary - len(_ALPHABET))
+def learn_tokenizer(texts: Iterable[str], vocabulary: int = 768) -> CLIPTokenizer:
+    """A CLIPTokenizer of at most `vocabulary` tokens; unseen words fall back to pieces, then to bytes.
+
+    The same texts give the same tokens in every process.
+    """
+    # Named beforehand, letters that end a word are numbered in a fixed order, so that ties break alike.
+    endings = _ALPHABET[len(_ALPHABET) // 2 :]
+    trained = _tokenizer(merges=[]).train_new_from_iterator(texts, vocabulary, new_special_tokens=endings)
     merges = json.loads(trained.backend_tokenizer.to_str())["model"]["merges"]
     return _tokenizer([tuple(merge) for merge in merges])
 
