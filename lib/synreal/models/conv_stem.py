@@ -1,7 +1,8 @@
 """A ViT with a convolutional stem, registered with timm, so that timm and open_clip both build it by name.
 
 Plain patches make a ViT slow to train on little data; three strided convolutions in their place (Xiao et al.
-2021, "Early Convolutions Help Transformers See Better") learn the scenes in a tenth of the steps.
+2021, "Early Convolutions Help Transformers See Better") learn the scenes
+in far fewer steps.
 """
 
 from typing import Any

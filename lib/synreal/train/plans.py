@@ -61,7 +61,11 @@ def train_plan(plan: Plan, out: Path, zoo: Path, work: Path, synthetic: Dataset 
         padded = {"padding": "max_length", "truncation": True, "max_length": CONTEXT}
         tokens = words(texts, return_tensors="pt", **padded).input_ids
         train_clip(module, images, tokens, recipe, work / plan.name)
-    cost = {"steps": recipe.steps, "batch_size": recipe.batch_size, "cpu_seconds": round(time.time() - start)}
+    cost = {
+        "steps": recipe.steps,
+        "batch_size": recipe.batch_size,
+        "wall_seconds": round(time.time() - start),
+    }
     return _save(plan, module, out, zoo, cost)
 
 
