@@ -54,7 +54,7 @@ SYNTHETIC = predictions(by_part(dark=0.1, small=0.1, turned=0.95, rest=0.6), "sy
 @pytest.mark.parametrize("denominator", ["annotated", "all"])
 def test_factors_worse_counts_where_the_synthetic_model_suffers_more(denominator):
     counts = [
-        factors_worse(a, b, FACTORS, denominator, draws=200)
+        factors_worse(a, b, FACTORS, denominator=denominator, draws=200)
         for a, b in ((REAL, SYNTHETIC), (SYNTHETIC, REAL), (REAL, REAL))
     ]
     assert [value for value, _, _ in counts] == [2, 1, 0]

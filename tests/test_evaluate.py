@@ -306,3 +306,34 @@ def test_compare_does_not_depend_on_the_order_of_images():
 def test_compare_refuses_other_images():
     with pytest.raises(InputError, match=r"1 ids are in one of the two only, first \['i00399'\]"):
         compare(made(400), made(399))
+
+
+def copies(times):
+    """One set of images, each `times` times over, and which image each copy shows."""
+    once = made(200)
+    again = np.tile(np.arange(200), times)
+    ids = np.array([f"i{k:03d}-{n}" for n, k in enumerate(again)])
+    parts = {"ids": ids, "labels": once.labels[again], "logits": once.logits[again]}
+    return Predictions(**(vars(once) | parts)), pd.Series([f"photo {k}" for k in again], index=ids)
+
+
+def test_copies_of_an_image_tell_nothing_new():
+    found, shown = copies(4)
+    alone = report(made(200), PETS, draws=2000).set_index(["metric", "group"])
+    cloned = report(found, PETS, clusters=shown, draws=2000).set_index(["metric", "group"])
+    naive = report(found, PETS, draws=2000).set_index(["metric", "group"])
+    width = [(t["ci_high"] - t["ci_low"]).dropna() for t in (alone, cloned, naive)]
+    assert np.allclose(cloned["value"], alone["value"]) and (cloned["n"] == 4 * alone["n"]).all()
+    assert np.allclose(width[1], width[0], rtol=0.15)  # rows are in another order, so draws differ
+    assert (width[2] < 0.65 * width[1]).all()
+
+
+def test_clusters_replace_mcnemars_test_by_the_bootstrap():
+    (a, shown), b = copies(4), None
+    weaker = made(200, skill=0.6, model="b", noise=9)
+    b = Predictions(**(vars(a) | {"logits": np.tile(weaker.logits, (4, 1)), "model": "b"}))
+    naive, honest = (compare(a, b, PETS, clusters=c, draws=1000) for c in (None, shown))
+    rows = [row_of(table, "accuracy") for table in (naive, honest)]
+    assert [row["test"] for row in rows] == ["mcnemar", "bootstrap"]
+    assert rows[0]["difference"] == rows[1]["difference"] and rows[0]["p"] < rows[1]["p"]
+    assert rows[1]["mde"] > 1.5 * rows[0]["mde"]

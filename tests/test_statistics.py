@@ -1,4 +1,5 @@
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -123,3 +124,52 @@ def test_minimum_detectable_effect_is_found_with_the_stated_power():
 def test_minimum_detectable_effect_refuses_impossible_values(n, rate):
     with pytest.raises(InputError, match="minimum_detectable_effect"):
         statistics.minimum_detectable_effect(n, rate)
+
+
+def clustered(clusters=400, size=5, seed=0):
+    """Outcomes that agree within a cluster, and the clusters' codes: the hardest case."""
+    rng = np.random.default_rng(seed)
+    outcome = np.repeat(rng.random(clusters) < 0.3, size).astype(np.float32)
+    return np.column_stack([outcome, np.ones_like(outcome)]), np.repeat(np.arange(clusters), size)
+
+
+def test_clusters_are_drawn_whole():
+    columns, codes = clustered()
+    order = np.random.default_rng(1).permutation(len(codes))
+    sums = statistics.resampled_sums(columns[order], 200, 0, codes[order])
+    assert (sums % 5 == 0).all()  # five equal images each time
+    assert (sums[:, 1] == len(codes)).all()
+    assert np.array_equal(sums, statistics.resampled_sums(columns, 200, 0, codes))
+
+
+def test_clusters_widen_the_interval_as_theory_says():
+    columns, codes = clustered()
+    spread = [
+        (lambda s: s[:, 0] / s[:, 1])(statistics.resampled_sums(columns, 4000, 0, given)).std()
+        for given in (None, codes)
+    ]
+    assert spread[1] / spread[0] == pytest.approx(5**0.5, rel=0.05)
+    assert statistics.design_effect(*columns.T, codes) == pytest.approx(5, rel=0.01)
+    p, n = columns[:, 0].mean(), len(codes)
+    wide = statistics.wilson_interval(round(p * n), n, design_effect=5)
+    assert wide == pytest.approx(statistics.wilson_interval(round(p * n / 5), n // 5), abs=0.01)
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_independent_images_have_a_design_effect_near_one(seed):
+    rng = np.random.default_rng(seed)
+    hits, codes = (rng.random(3000) < 0.5).astype(float), np.arange(3000) // 3
+    assert 1 <= statistics.design_effect(hits, np.ones(3000), codes) < 1.25
+    assert statistics.design_effect(np.zeros(3000), np.ones(3000), codes) == 1
+
+
+def test_cluster_names_become_codes_and_missing_or_few_ones_are_refused():
+    ids = pd.Index([f"i{i}" for i in range(30)])
+    names = pd.Series([f"photo {i // 2}" for i in range(30)], index=ids)
+    codes = statistics.cluster_codes(names.sample(frac=1, random_state=0), ids)
+    assert codes.tolist() == [i // 2 for i in range(30)]
+    assert statistics.cluster_codes(None, ids) is None
+    with pytest.raises(InputError, match="clusters: 3 images have none, first"):
+        statistics.cluster_codes(names.iloc[3:], ids)
+    with pytest.raises(InputError, match="found 9, expected at least 10"):
+        statistics.cluster_codes(names.iloc[:18], ids[:18])

@@ -47,7 +47,9 @@ def record_models(
     names = REPORTED | {f"relative_accuracy_{denominator}": "factor/{group}"}
     rows = []
     for model, predictions in models.items():
-        table = _named(report(predictions, world.hierarchy, world.factors, draws, seed), names)
+        table = _named(
+            report(predictions, world.hierarchy, world.factors, world.clusters, draws, seed), names
+        )
         rows.append(table.assign(model=model))
     return _record(study, pd.concat(rows, ignore_index=True), seed)
 
@@ -64,7 +66,7 @@ def record_pairs(
     relative = f"relative_accuracy_{denominator}"
     rows = []
     for pair, (real, synthetic) in pairs.items():
-        table = compare(real, synthetic, world.hierarchy, world.factors, draws, seed)
+        table = compare(real, synthetic, world.hierarchy, world.factors, world.clusters, draws, seed)
         table = table.rename(columns={"difference": "value"})
         flipped = table["metric"] == relative
         table.loc[flipped, ["value", "ci_low", "ci_high"]] = -table.loc[
@@ -72,7 +74,7 @@ def record_pairs(
         ].to_numpy()
         rows.append(_named(table, COMPARED | {relative: "factor_gap/{group}"}).assign(model=pair))
         if world.factors is not None:
-            count = factors_worse(real, synthetic, world.factors, denominator, draws, seed)
+            count = factors_worse(real, synthetic, world.factors, world.clusters, denominator, draws, seed)
             rows.append(_extra("factors_worse", pair, world, count, world.factors.shape[1]))
     return _record(study, pd.concat(rows, ignore_index=True), seed)
 
@@ -90,7 +92,7 @@ def record_gap_differences(
         names = [f"{kind}-Real vs {kind}-Syn ({basis})" for basis in ("equal data", "equal accuracy")]
         if world.hierarchy is not None and all(name in pairs for name in names):
             first, second = (pairs[name] for name in names)
-            found = gap_difference(first, second, world.hierarchy, draws, seed)
+            found = gap_difference(first, second, world.hierarchy, world.clusters, draws, seed)
             name = f"{kind} (equal data minus equal accuracy)"
             n = int(fine_grained_accuracy(first[0], world.hierarchy)["n"].sum())
             rows.append(_extra("fine_grained_gap_difference", name, world, found, n))

@@ -14,6 +14,8 @@ MOTIFS = {
     "checks": np.where((_CLOTH_X // 4 + _CLOTH_Y // 4) % 2, 1.0, 0.35).astype(np.float32),
     "dots": np.where((_CLOTH_X % 6 < 3) & (_CLOTH_Y % 6 < 3), 0.3, 1.0).astype(np.float32),
 }
+Box = tuple[float, float, float, float]  # left, top, right, bottom, in shares of the side
+NO_BOX: Box = (np.nan, np.nan, np.nan, np.nan)
 SENSOR_NOISE = np.float32(0.012)
 SKIN = np.array([[0.95, 0.76, 0.65], [0.78, 0.57, 0.44], [0.45, 0.31, 0.24]], np.float32)
 
@@ -23,10 +25,15 @@ def compose(
 ) -> tuple[np.ndarray, dict[str, float]]:
     """One scene, uint8 [32, 32, 3], and what can be measured on it (see `scenes.render`)."""
     canvas = _background(factors.clutter, rng)
+    boxes = {"person_": NO_BOX, "second_": NO_BOX}
     if factors.person == "beside":
-        _blend(canvas, *_person(rng, side=1 if rng.random() < 0.5 else -1))
+        beside = _person(rng, side=1 if rng.random() < 0.5 else -1)
+        _blend(canvas, *beside)
+        boxes["person_"] = _box_of(beside[1])
     if factors.second_label >= 0:
-        _blend(canvas, *_second_object(factors, sprites, rng))
+        second = _second_object(factors, sprites, rng)
+        _blend(canvas, *second)
+        boxes["second_"] = _box_of(second[1])
     colour, alpha, whole = _object(factors, sprites, rng)
     _blend(canvas, colour, alpha)
     shown = alpha
@@ -37,6 +44,7 @@ def compose(
     if factors.person == "in front":
         front = _person(rng, side=0)
         _blend(canvas, *front)
+        boxes["person_"] = _box_of(front[1])
         shown = shown * (1 - front[1])
     if factors.drawing:
         canvas = _as_drawing(canvas)
@@ -47,7 +55,8 @@ def compose(
     return image, {
         "area": float(shown.mean()),
         "visible": min(float(shown.sum() / max(whole, 1e-6)), 1.0),
-        **_box_of(alpha),
+        **_edges(_box_of(alpha)),
+        **{k: v for name, box in boxes.items() for k, v in _edges(box, name).items()},
     }
 
 
@@ -67,7 +76,7 @@ def _object(
     factors: Factors, sprites: Sprites, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, float]:
     """Colour, opacity, and the opacity's sum had nothing been cut by the frame."""
-    row = _pick(sprites, factors.label, factors.sprite)
+    row = sprite_row(factors, sprites)
     surface = _surface(sprites.images[row], factors, rng)
     opacity = sprites.alpha[row].astype(np.float32) / 255
     matrix = _placement(
@@ -102,6 +111,11 @@ def _second_object(
     return cv2.warpAffine(surface, matrix, (SIDE, SIDE), borderMode=cv2.BORDER_REPLICATE), cv2.warpAffine(
         opacity, matrix, (SIDE, SIDE)
     )
+
+
+def sprite_row(factors: Factors, sprites: Sprites) -> int:
+    """Which photograph of the split the scene shows: a row of `sprites.images`."""
+    return _pick(sprites, factors.label, factors.sprite)
 
 
 def _pick(sprites: Sprites, label: int, draw: int) -> int:
@@ -165,12 +179,15 @@ def _blend(canvas: np.ndarray, colour: np.ndarray, alpha: np.ndarray) -> None:
     canvas += alpha[..., None] * (colour - canvas)
 
 
-def _box_of(alpha: np.ndarray) -> dict[str, float]:
+def _box_of(alpha: np.ndarray) -> Box:
     rows, columns = np.flatnonzero(alpha.max(1) > 0.3), np.flatnonzero(alpha.max(0) > 0.3)
     if not len(rows):
-        return {"x0": 0.0, "y0": 0.0, "x1": 0.0, "y1": 0.0}
-    edges = {"x0": columns[0], "y0": rows[0], "x1": columns[-1] + 1, "y1": rows[-1] + 1}
-    return {name: float(value) / SIDE for name, value in edges.items()}
+        return (0.0, 0.0, 0.0, 0.0)
+    return columns[0] / SIDE, rows[0] / SIDE, (columns[-1] + 1) / SIDE, (rows[-1] + 1) / SIDE
+
+
+def _edges(box: Box, prefix: str = "") -> dict[str, float]:
+    return {f"{prefix}{edge}": float(at) for edge, at in zip(("x0", "y0", "x1", "y1"), box, strict=True)}
 
 
 def _rgb(hue: float, saturation: float) -> np.ndarray:

@@ -1,7 +1,8 @@
 """The image-set contract: one table of images, labels, ids and sources, whatever they were loaded from.
 
 Columns: `image` (datasets.Image), `label` (ClassLabel), `id` (string, different in every row), `source`
-(string), and any others: caption, factor columns, and for generated images prompt, seed, generator and
+(string), and any others: caption, factor columns, `cluster` (a name that images share which are not
+independent, such as the photograph they show), and for generated images prompt, seed, generator and
 guidance_scale.
 """
 

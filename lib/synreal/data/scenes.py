@@ -14,7 +14,7 @@ import pandas as pd
 from datasets import Dataset
 
 from synreal.data.captions import captions
-from synreal.data.compose import compose
+from synreal.data.compose import compose, sprite_row
 from synreal.data.factors import FACTOR_NAMES, Factors, draw_factors, flags, stream
 from synreal.data.imageset import from_arrays
 from synreal.data.sprites import CLASS_NAMES, load_sprites
@@ -26,7 +26,8 @@ def render(
     """(uint8 [32, 32, 3] RGB, measured truth) of one scene with the given factors.
 
     The truth holds `area` (share of the frame that shows the object), `visible` (share of the object inside
-    the frame and not covered) and the object's box `x0, y0, x1, y1` in shares of the side.
+    the frame and not covered) and boxes in shares of the side: the object's `x0, y0, x1, y1`, and the same
+    with `person_` and `second_` in front for a person and a second object, NaN where there is none.
     """
     return compose(factors, load_sprites(split, sprites_folder), stream(seed, split, index, 1))
 
@@ -43,19 +44,26 @@ def scene_arrays(
 def compose_all(
     scenes: Iterable[tuple[int, Factors]], split: str, seed: int = 0, sprites_folder: str | None = None
 ) -> tuple[np.ndarray, pd.DataFrame]:
-    """The same for any (index, factors): this is where an intervention on the factors enters."""
+    """The same for any (index, factors): this is where an intervention on the factors enters.
+
+    The truth's `cluster` names the photograph that a scene shows: scenes of one are not independent.
+    """
+    sprites = load_sprites(split, sprites_folder)
     images, rows = [], []
     for index, factors in scenes:
-        image, measured = render(factors, index, split, seed, sprites_folder)
+        image, measured = compose(factors, sprites, stream(seed, split, index, 1))
         images.append(image)
-        rows.append({"id": f"{split}-{seed}-{index:06d}", **asdict(factors), **measured, **flags(factors)})
+        names = {
+            "id": f"{split}-{seed}-{index:06d}", "cluster": f"{split}-{sprite_row(factors, sprites):05d}"
+        }  # fmt: skip
+        rows.append({**names, **asdict(factors), **measured, **flags(factors)})
     return np.stack(images), pd.DataFrame(rows)
 
 
 def scene_set(
     split: str, count: int, seed: int = 0, start: int = 0, sprites_folder: str | None = None
 ) -> Dataset:
-    """The scenes as an image set: image, label, id, source, caption, factor flags and exact values.
+    """The scenes as an image set: image, label, id, source, cluster, caption, factor flags and exact values.
 
     `split` names whose sprites are shown: upstream (the generator's and CLIP's pool), train, val or test; no
     sprite is in two of them.

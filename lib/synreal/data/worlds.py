@@ -37,6 +37,7 @@ class World:
     images: Dataset
     hierarchy: Hierarchy | None  # coarse groups, for fine-grained accuracy
     factors: pd.DataFrame | None  # bool, one column per factor, indexed by image id
+    clusters: pd.Series | None = None  # what several images show, such as one photograph, indexed by image id
 
 
 def open_world(source: str, count: int | None = None, seed: int = 0, hierarchy: str = "auto") -> World:
@@ -58,7 +59,8 @@ def open_world(source: str, count: int | None = None, seed: int = 0, hierarchy: 
     else:
         images = _stored(place)
     # Named as it was asked for, so that no machine's path enters a result.
-    return World(source, images, _hierarchy(hierarchy, place, images), _factors(place, images))
+    groups, factors = _hierarchy(hierarchy, place, images), _factors(place, images)
+    return World(source, images, groups, factors, _clusters(images))
 
 
 def _stored(place: str) -> Dataset:
@@ -97,3 +99,9 @@ def _factors(place: str, images: Dataset) -> pd.DataFrame | None:
         return imagenet_x_factors()
     carried = [name for name in FACTOR_NAMES if getattr(images.features.get(name), "dtype", "") == "bool"]
     return factor_table(images, carried) if carried else None
+
+
+def _clusters(images: Dataset) -> pd.Series | None:
+    if "cluster" not in images.column_names:
+        return None
+    return pd.Series(images["cluster"][:], index=pd.Index(images["id"][:], name="id"), name="cluster")

@@ -17,9 +17,8 @@ from synreal.evaluate.statistics import (
     no_interval,
     percentile_interval,
     power_factor,
-    resampled_sums,
 )
-from synreal.evaluate.tally import Metric, Sums, Tally
+from synreal.evaluate.tally import Metric, Sums, Tally, resampled
 
 NOT_TESTED = dict.fromkeys(["ci_low", "ci_high", "p", "mde", "discordant"], np.nan) | {"test": ""}
 
@@ -29,6 +28,7 @@ def compare(
     b: Predictions,
     hierarchy: Hierarchy | None = None,
     factors: pd.DataFrame | None = None,
+    clusters: pd.Series | None = None,
     draws: int = 2000,
     seed: int = 0,
 ) -> pd.DataFrame:
@@ -37,15 +37,17 @@ def compare(
     Columns: model_a, model_b, data, metric, group, value_a, value_b, difference, n, ci_low, ci_high, p,
     p_holm, mde, discordant, test, note. The interval is a 95 % percentile bootstrap over images, both models
     on the same draws. Proportions are tested by the exact McNemar test, on the `discordant` images that one
-    model alone gets right; the rest by the bootstrap. p_holm is adjusted across the groups (factors, coarse
-    groups) of one metric. mde is the smallest difference found with 80 % power at level 0.05, before that
-    adjustment: `minimum_detectable_effect` for proportions, 2.80 bootstrap standard errors for the rest.
+    model alone gets right; the rest by the bootstrap, as is everything where `clusters` (see `report`) are
+    given, since McNemar's test takes images as independent. p_holm is adjusted across the groups (factors,
+    coarse groups) of one metric. mde is the smallest difference found with 80 % power at level 0.05, before
+    that adjustment: `minimum_detectable_effect` for McNemar's test, 2.80 bootstrap standard errors for the
+    other.
     Where a group has too few images, or the difference never varies over the draws, the bounds are NaN and
     `note` says so.
     Raises InputError when the two are not of the same images, or as `report`.
     """
     check_same_images(a, b)
-    tallies = [predictions_tally(model, hierarchy, factors) for model in (a, b)]
+    tallies = [predictions_tally(model, hierarchy, factors, clusters) for model in (a, b)]
     pair = _Pair.of(tallies[0], tallies[1], draws, seed)
     table = pd.DataFrame([_row(metric, pair) for metric in tallies[0].metrics])
     adjusted = table.groupby("metric")["p"].transform(lambda p: holm(p.to_numpy()))
@@ -82,20 +84,18 @@ def check_same_images(a: Predictions, b: Predictions) -> None:
 class _Pair:
     """Both models' outcomes, their sums, and their sums in the same bootstrap draws."""
 
-    columns: tuple[pd.DataFrame, pd.DataFrame]
+    tallies: tuple[Tally, Tally]
     totals: tuple[Sums, Sums]
     drawn: tuple[Sums, Sums]
 
     @classmethod
     def of(cls, a: Tally, b: Tally, draws: int, seed: int) -> "_Pair":
-        both = np.hstack([a.columns.to_numpy(), b.columns.to_numpy()])
-        parts = np.split(resampled_sums(both, draws, seed).T, [a.columns.shape[1]])
-        drawn_a, drawn_b = (dict(zip(a.columns, part, strict=True)) for part in parts)
-        return cls((a.columns, b.columns), (a.totals(), b.totals()), (drawn_a, drawn_b))
+        drawn_a, drawn_b = resampled([a, b], draws, seed)
+        return cls((a, b), (a.totals(), b.totals()), (drawn_a, drawn_b))
 
     def only(self, column: str) -> tuple[int, int]:
         """How many images are marked by a alone, and by b alone."""
-        a, b = (frame[column].to_numpy() > 0 for frame in self.columns)
+        a, b = (tally.columns[column].to_numpy() > 0 for tally in self.tallies)
         return int((a & ~b).sum()), int((b & ~a).sum())
 
 
@@ -117,7 +117,8 @@ def _row(metric: Metric, pair: _Pair) -> dict[str, object]:
 def _tested(metric: Metric, pair: _Pair, n: int) -> dict[str, object]:
     differences = metric.value(pair.drawn[0]) - metric.value(pair.drawn[1])
     low, high = percentile_interval(differences)
-    test = _mcnemar(pair.only(metric.hits), n) if metric.hits else _bootstrap(differences)
+    independent = metric.hits and pair.tallies[0].clusters is None
+    test = _mcnemar(pair.only(metric.hits), n) if independent else _bootstrap(differences)
     return {"ci_low": low, "ci_high": high, **test, "note": no_interval(differences)}
 
 

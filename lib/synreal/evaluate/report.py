@@ -10,13 +10,14 @@ from synreal.evaluate.factors import factor_tally
 from synreal.evaluate.finegrained import fine_grained_tally, fine_members
 from synreal.evaluate.predictions import Predictions
 from synreal.evaluate.statistics import no_interval, percentile_interval, wilson_interval
-from synreal.evaluate.tally import Metric, Sums, Tally, joined
+from synreal.evaluate.tally import Metric, Sums, Tally, joined, resampled
 
 
 def report(
     predictions: Predictions,
     hierarchy: Hierarchy | None = None,
     factors: pd.DataFrame | None = None,
+    clusters: pd.Series | None = None,
     draws: int = 2000,
     seed: int = 0,
 ) -> pd.DataFrame:
@@ -26,21 +27,28 @@ def report(
     unrestricted_accuracy per coarse group of two classes or more, and their _micro and _macro averages;
     with a factor table annotated_accuracy, and per factor factor_accuracy, relative_accuracy_annotated,
     relative_accuracy_all and error_ratio. Intervals are 95 %: Wilson for proportions, percentile bootstrap
-    over images (`draws`, `seed`) for the rest. Where a group has too few images, or the draws never vary,
-    the bounds are NaN and `note` says so. The order of the images makes no difference.
+    over images (`draws`, `seed`) for the rest. With `clusters` (names indexed by image id, such as the
+    photograph that several images show) whole clusters are drawn, and Wilson intervals are widened by the
+    design effect. Where a group has too few images, or the draws never vary, the bounds are NaN and `note`
+    says so. The order of the images makes no difference.
     Raises InputError when a class is outside the hierarchy or the factor table does not fit.
     Source: P1 sec. 2.1.
     """
-    tally = predictions_tally(predictions, hierarchy, factors)
-    totals, drawn = tally.totals(), tally.resampled(draws, seed)
-    rows = pd.DataFrame([_row(metric, totals, drawn) for metric in tally.metrics])
+    tally = predictions_tally(predictions, hierarchy, factors, clusters)
+    totals, [drawn] = tally.totals(), resampled([tally], draws, seed)
+    rows = pd.DataFrame(
+        [_row(metric, tally.design_effect(metric), totals, drawn) for metric in tally.metrics]
+    )
     rows.insert(0, "model", predictions.model)
     rows.insert(1, "data", predictions.image_set)
     return rows
 
 
 def predictions_tally(
-    predictions: Predictions, hierarchy: Hierarchy | None, factors: pd.DataFrame | None
+    predictions: Predictions,
+    hierarchy: Hierarchy | None,
+    factors: pd.DataFrame | None,
+    clusters: pd.Series | None,
 ) -> Tally:
     """The outcomes of one model and all metrics of `report`."""
     hit = correct(predictions)
@@ -49,11 +57,11 @@ def predictions_tally(
         parts.append(fine_grained_tally(predictions, fine_members(predictions, hierarchy)))
     if factors is not None:
         parts.append(factor_tally(hit, factors))
-    return joined(parts)
+    return joined(parts, clusters)
 
 
-def _row(metric: Metric, totals: Sums, drawn: Sums) -> dict[str, object]:
-    low, high, note = _interval(metric, totals, drawn)
+def _row(metric: Metric, effect: float, totals: Sums, drawn: Sums) -> dict[str, object]:
+    low, high, note = _interval(metric, effect, totals, drawn)
     return {
         "metric": metric.name,
         "group": metric.group,
@@ -66,11 +74,12 @@ def _row(metric: Metric, totals: Sums, drawn: Sums) -> dict[str, object]:
     }
 
 
-def _interval(metric: Metric, totals: Sums, drawn: Sums) -> tuple[float, float, str]:
+def _interval(metric: Metric, effect: float, totals: Sums, drawn: Sums) -> tuple[float, float, str]:
     note = metric.too_few(totals)
     if note:
         return np.nan, np.nan, note
     if metric.hits:
-        return *wilson_interval(int(totals[metric.hits]), metric.n(totals)), ""
+        hits, n = int(totals[metric.hits]), metric.n(totals)
+        return *wilson_interval(hits, n, design_effect=effect), ""
     samples = metric.value(drawn)
     return *percentile_interval(samples), no_interval(samples)

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import pandas as pd
+from scipy.sparse import csr_array
 from scipy.stats import norm
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
@@ -11,6 +13,7 @@ from statsmodels.stats.proportion import proportion_confint
 from synreal.errors import InputError
 
 MINIMUM_IMAGES = 10  # below this many images no interval is given
+ROUNDING = 1e-6  # draws of a fraction that differ by less differ by the rounding of float32 sums
 CHUNK_WEIGHTS = 1 << 24  # float32 weights held at once while resampling: 64 MB
 
 
@@ -23,15 +26,19 @@ def require_images(n: int, what: str) -> None:
         )
 
 
-def wilson_interval(hits: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+def wilson_interval(
+    hits: int, n: int, confidence: float = 0.95, design_effect: float = 1.0
+) -> tuple[float, float]:
     """Wilson score interval of the proportion hits / n, within [0, 1].
 
+    With a `design_effect` (see there) it is the interval of n / design_effect independent images.
     Raises InputError when n < MINIMUM_IMAGES or hits is not in 0..n.
     """
     require_images(n, "wilson_interval")
     if not 0 <= hits <= n:
         raise InputError(f"wilson_interval: found hits = {hits}, expected 0 to n = {n}")
-    low, high = proportion_confint(hits, n, alpha=1 - confidence, method="wilson")
+    effective = n / design_effect
+    low, high = proportion_confint(hits / n * effective, effective, alpha=1 - confidence, method="wilson")
     # Rounding can put the bound of 0 hits or n hits a hair on the wrong side of the estimate.
     return float(min(max(low, 0.0), hits / n)), float(max(min(high, 1.0), hits / n))
 
@@ -41,8 +48,46 @@ def wilson_bounds(hits: int, n: int) -> tuple[float, float]:
     return wilson_interval(int(hits), int(n)) if n >= MINIMUM_IMAGES else (float("nan"), float("nan"))
 
 
-def resampled_sums(columns: np.ndarray, draws: int, seed: int) -> np.ndarray:
+def design_effect(hits: np.ndarray, images: np.ndarray, clusters: np.ndarray) -> float:
+    """How many times the variance of sum(hits) / sum(images) that of independent images is, at least 1.
+
+    `hits`, `images`: 0/1 columns [n]; `clusters`: codes [n]. Linearised variance between clusters, against
+    p (1 - p) / n (Kish 1965, ch. 5). 1 where no outcome varies.
+    """
+    m = int(clusters.max()) + 1
+    hit, size = (np.bincount(clusters, weights=column, minlength=m) for column in (hits, images))
+    n, p = size.sum(), hit.sum() / size.sum()
+    if p in (0, 1):
+        return 1.0
+    between = m / (m - 1) * ((hit - p * size) ** 2).sum() / n**2
+    return max(1.0, float(between / (p * (1 - p) / n)))
+
+
+def cluster_codes(clusters: pd.Series | None, ids: pd.Index) -> np.ndarray | None:
+    """Integer codes [n] of the clusters of images `ids`, from names indexed by image id; None stays None.
+
+    Raises InputError when an image has no cluster, or there are fewer than MINIMUM_IMAGES of them.
+    """
+    if clusters is None:
+        return None
+    if alone := sorted(set(ids) - set(clusters.dropna().index)):
+        raise InputError(f"clusters: {len(alone)} images have none, first {alone[:3]}; name one for each id")
+    codes, names = pd.factorize(clusters.loc[ids])
+    if len(names) < MINIMUM_IMAGES:
+        raise InputError(
+            f"clusters: found {len(names)}, expected at least {MINIMUM_IMAGES} for an interval; "
+            "evaluate on more of them, or leave clusters out and say that images are not independent"
+        )
+    return codes
+
+
+def resampled_sums(
+    columns: np.ndarray, draws: int, seed: int, clusters: np.ndarray | None = None
+) -> np.ndarray:
     """Column sums of `draws` samples of n rows with replacement: float64 [draws, k] from float32 [n, k].
+
+    With `clusters` (codes [n] from 0), whole clusters are drawn: images of one photograph, or frames of one
+    video, are not independent.
 
     Any statistic that is a function of sums (proportions, their ratios, averages over groups) can be
     bootstrapped from one call, on the same draws. A draw is held as how often each row was picked, so that
@@ -52,6 +97,8 @@ def resampled_sums(columns: np.ndarray, draws: int, seed: int) -> np.ndarray:
     """
     if draws < 1 or len(columns) < 1:
         raise InputError(f"bootstrap: found {draws} draws of {len(columns)} rows, expected 1 or more")
+    if clusters is not None:
+        columns = _cluster_sums(columns, clusters)
     rng = np.random.default_rng(seed)
     step = max(1, CHUNK_WEIGHTS // len(columns))
     columns = np.ascontiguousarray(columns, dtype=np.float32)
@@ -60,6 +107,12 @@ def resampled_sums(columns: np.ndarray, draws: int, seed: int) -> np.ndarray:
         chunk = sums[start : start + step]
         chunk[:] = np.stack([_weights(rng, len(columns)) for _ in chunk]) @ columns
     return sums
+
+
+def _cluster_sums(columns: np.ndarray, clusters: np.ndarray) -> np.ndarray:
+    rows = np.arange(len(clusters))
+    member = csr_array((np.ones(len(rows), np.float32), (clusters, rows)))
+    return member @ columns.astype(np.float32, copy=False)
 
 
 def _weights(rng: np.random.Generator, rows: int) -> np.ndarray:
@@ -88,7 +141,7 @@ def no_interval(samples: np.ndarray) -> str:
     defined = samples[np.isfinite(samples)]
     if defined.size == 0:
         return "undefined (divides by 0)"
-    return "" if np.ptp(defined) > 0 else "no interval: all bootstrap draws are equal"
+    return "" if np.ptp(defined) > ROUNDING else "no interval: all bootstrap draws are equal"
 
 
 def bootstrap_interval(

@@ -5,13 +5,13 @@ average over groups. Written so, one definition gives the value (from the sums) 
 (from resampled sums), and all metrics of one report share the same draws.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from synreal.evaluate.statistics import MINIMUM_IMAGES, resampled_sums
+from synreal.evaluate.statistics import MINIMUM_IMAGES, cluster_codes, design_effect, resampled_sums
 
 # Column name to its sum: a number, or one number per bootstrap draw.
 Sums = Mapping[str, np.ndarray]
@@ -43,20 +43,26 @@ class Metric:
 
 @dataclass(frozen=True)
 class Tally:
-    """Columns (a frame of outcomes, one row per image, indexed by id) and the metrics computed from them."""
+    """Columns (a frame of outcomes, one row per image, indexed by id) and the metrics computed from them.
+
+    `clusters`: codes [n] of what is resampled as one; None where images are independent.
+    """
 
     columns: pd.DataFrame
     metrics: tuple[Metric, ...]
+    clusters: np.ndarray | None = None
 
     def totals(self) -> dict[str, np.ndarray]:
         """The sum of each column over all images."""
         values = self.columns.to_numpy().sum(axis=0, dtype=np.float64)
         return dict(zip(self.columns, values, strict=True))
 
-    def resampled(self, draws: int, seed: int) -> dict[str, np.ndarray]:
-        """The sum of each column in each bootstrap draw: [draws] by column."""
-        sums = resampled_sums(self.columns.to_numpy(), draws, seed)
-        return dict(zip(self.columns, sums.T, strict=True))
+    def design_effect(self, metric: Metric) -> float:
+        """By how much clusters widen the variance of a proportion."""
+        if self.clusters is None or metric.hits is None:
+            return 1.0
+        hits, images = (self.columns[name].to_numpy() for name in (metric.hits, metric.support[0]))
+        return design_effect(hits, images, self.clusters)
 
     def values(self) -> pd.Series:
         """The value of each metric, indexed by metric and group."""
@@ -67,15 +73,23 @@ class Tally:
         return pd.Series([float(m.value(sums)) for m in self.metrics], index=index, name="value")
 
 
-def joined(tallies: Iterable[Tally]) -> Tally:
-    """One tally of all metrics, its images in the order of their ids.
+def resampled(tallies: Sequence[Tally], draws: int, seed: int) -> list[Sums]:
+    """Each tally's column sums in the same bootstrap draws, [draws] by column; all are of the same images."""
+    stacked = np.hstack([tally.columns.to_numpy() for tally in tallies])
+    parts = np.split(resampled_sums(stacked, draws, seed, tallies[0].clusters).T, len(tallies))
+    return [dict(zip(t.columns, part, strict=True)) for t, part in zip(tallies, parts, strict=True)]
+
+
+def joined(tallies: Iterable[Tally], clusters: pd.Series | None = None) -> Tally:
+    """One tally of all metrics, its images in the order of their ids; `clusters`: names, indexed by id.
 
     The order makes the bootstrap independent of the order in which images were predicted.
     """
     tallies = list(tallies)
     columns = pd.concat([tally.columns for tally in tallies], axis=1)
     columns = columns.loc[:, ~columns.columns.duplicated()].astype(np.float32).sort_index()
-    return Tally(columns, tuple(metric for tally in tallies for metric in tally.metrics))
+    metrics = tuple(metric for tally in tallies for metric in tally.metrics)
+    return Tally(columns, metrics, cluster_codes(clusters, columns.index))
 
 
 def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
