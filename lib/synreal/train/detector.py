@@ -1,0 +1,143 @@
+"""The detector of the scenes world: a small YOLO11, trained by ultralytics' own trainer on true boxes."""
+
+import zlib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+from torch import nn
+
+from synreal.data.scenes import scene_arrays
+from synreal.data.sprites import CLASS_NAMES
+from synreal.models.yolo import DetectionTrainer, DetectorCard, build_detector, save_detector
+
+NAMES = (*CLASS_NAMES, "person")
+# YOLO11 with the strides 4 and 8 instead of 8, 16 and 32: scenes are 32 pixels wide.
+ARCHITECTURE: dict[str, Any] = {
+    "nc": len(NAMES),
+    "reg_max": 8,
+    "backbone": [
+        [-1, 1, "Conv", [16, 3, 1]],  # 32x32
+        [-1, 1, "Conv", [32, 3, 2]],  # 1: 16x16
+        [-1, 1, "C3k2", [48, False, 0.25]],
+        [-1, 1, "Conv", [64, 3, 2]],  # 3: 8x8
+        [-1, 1, "C3k2", [96, False, 0.5]],
+        [-1, 1, "Conv", [128, 3, 2]],  # 5: 4x4
+        [-1, 1, "C3k2", [128, True]],
+        [-1, 1, "SPPF", [128, 3]],
+    ],
+    "head": [
+        [-1, 1, "nn.Upsample", [None, 2, "nearest"]],
+        [[-1, 4], 1, "Concat", [1]],
+        [-1, 1, "C3k2", [96, False]],  # 10: 8x8
+        [-1, 1, "Conv", [96, 3, 2]],
+        [[-1, 7], 1, "Concat", [1]],
+        [-1, 1, "C3k2", [128, False]],  # 13: 4x4
+        [[10, 13], 1, "Detect", ["nc"]],
+    ],
+}
+
+
+@dataclass(frozen=True)
+class DetectorRecipe:
+    """How the detector is trained; all else is ultralytics' default."""
+
+    scenes: int = 20_000  # of the train split
+    validation: int = 2_000  # scenes of the val split, for the card
+    epochs: int = 12
+    batch_size: int = 64
+    learning_rate: float = 2e-3  # AdamW, cosine
+    image_size: int = 32
+    seed: int = 0
+
+
+def train_detector(out: Path, work: Path, recipe: DetectorRecipe = DetectorRecipe()) -> DetectorCard:
+    """Train on scenes, save the detector in `out`, and return its card with its mAP on validation scenes.
+
+    `work` keeps the images and ultralytics' state after every epoch, so that an interrupted run goes on.
+    """
+    folders = {
+        split: write_boxes(work, split, count)
+        for split, count in (("train", recipe.scenes), ("val", recipe.validation))
+    }
+    card = DetectorCard(
+        name="YOLO11-scenes", architecture=ARCHITECTURE, class_names=NAMES, image_size=recipe.image_size
+    )
+    trainer = _SceneTrainer(card, folders, _settings(work, recipe))
+    trainer.train()
+    found = {name: round(float(trainer.metrics[f"metrics/{name}(B)"]), 4) for name in ("mAP50", "mAP50-95")}
+    training = {"data": "scenes/train"} | asdict(recipe)
+    card = card.model_copy(update={"training": training, "expected": found})
+    return save_detector(out, trainer.ema.ema, card)
+
+
+def write_boxes(work: Path, split: str, count: int) -> Path:
+    """Folder of scenes as ultralytics reads them, images/*.png and labels/*.txt; written unless there."""
+    folder = work / f"{split}-{count}"
+    if folder.exists():
+        return folder
+    images, truth = scene_arrays(split, count)
+    partial = work / f"{split}-{count}.partial"
+    for kind in ("images", "labels"):
+        (partial / kind).mkdir(parents=True, exist_ok=True)
+    for row, (image, text) in enumerate(zip(images, box_lines(truth), strict=True)):
+        cv2.imwrite(str(partial / "images" / f"{row:06d}.png"), image[..., ::-1])  # OpenCV writes blue first
+        (partial / "labels" / f"{row:06d}.txt").write_text(text)
+    return partial.rename(folder)
+
+
+def box_lines(truth: pd.DataFrame) -> list[str]:
+    """Per scene, one line for each object: class number, centre, width and height, in shares of the side."""
+    person = pd.Series(NAMES.index("person"), truth.index)
+    kinds = {"": truth["label"], "second_": truth["second_label"], "person_": person}
+    return ["\n".join(lines) for lines in zip(*(_lines(truth, *kind) for kind in kinds.items()), strict=True)]
+
+
+def _lines(truth: pd.DataFrame, prefix: str, classes: pd.Series) -> list[str]:
+    """One line per scene; empty where there is no such object, or none of it in the frame."""
+    x0, y0, x1, y1 = (truth[f"{prefix}{edge}"].clip(0, 1) for edge in ("x0", "y0", "x1", "y1"))
+    boxes = np.column_stack([(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0])
+    shown = boxes[:, 2:].min(axis=1) > 0  # NaN is not
+    texts = (f"{kind} " + " ".join(f"{x:.5f}" for x in box) for kind, box in zip(classes, boxes, strict=True))
+    return [text if there else "" for text, there in zip(texts, shown, strict=True)]
+
+
+class _SceneTrainer(DetectionTrainer):
+    """Ultralytics' trainer on our folders and network, without its search for fonts and weights."""
+
+    def __init__(self, card: DetectorCard, folders: dict[str, Path], settings: dict[str, Any]) -> None:
+        self.card, self.folders = card, folders
+        super().__init__(overrides=settings)
+
+    def get_dataset(self) -> dict[str, Any]:
+        names = dict(enumerate(self.card.class_names))
+        places = {split: str((folder / "images").resolve()) for split, folder in self.folders.items()}
+        return places | {"names": names, "nc": len(names), "channels": 3}
+
+    def get_model(self, cfg: Any = None, weights: nn.Module | None = None, verbose: bool = True) -> nn.Module:
+        module = build_detector(self.card)
+        if weights is not None:  # of an interrupted run
+            module.load_state_dict(weights.state_dict())
+        return module
+
+    def final_eval(self) -> None:
+        """Nothing: the last epoch has been validated, and its average is what we save."""
+
+
+def _settings(work: Path, recipe: DetectorRecipe) -> dict[str, Any]:
+    """For the trainer; runs of different recipes do not meet."""
+    run = f"run-{zlib.crc32(repr((recipe, ARCHITECTURE)).encode()):08x}"
+    settings = {
+        "task": "detect", "data": "scenes", "model": "yolo11.yaml", "imgsz": recipe.image_size,
+        "epochs": recipe.epochs, "batch": recipe.batch_size, "optimizer": "AdamW", "cos_lr": True,
+        "lr0": recipe.learning_rate, "warmup_epochs": 1.0, "warmup_bias_lr": 0.0, "seed": recipe.seed,
+        "project": str(work.resolve()), "name": run, "exist_ok": True, "cache": "ram", "plots": False,
+        "val": False, "verbose": False,
+        "amp": False,  # its check would fetch weights
+        "mosaic": 0.0, "scale": 0.2,  # a scene is one object; four in a frame of 32 pixels teach little
+    }  # fmt: skip
+    last = work.resolve() / run / "weights" / "last.pt"
+    return settings | ({"model": str(last), "resume": str(last)} if last.exists() else {})
