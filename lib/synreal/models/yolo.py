@@ -14,8 +14,10 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
+from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors.torch import save_file
 from torch import nn
@@ -30,15 +32,31 @@ from synreal.paths import cache_dir
 os.environ |= {"YOLO_OFFLINE": "1", "YOLO_AUTOINSTALL": "false", "ULTRALYTICS_SAFE_LOAD": "1"}
 os.environ.setdefault("YOLO_CONFIG_DIR", str(cache_dir()))
 
-from ultralytics.models.yolo.detect import DetectionPredictor, DetectionTrainer
-from ultralytics.nn.tasks import DetectionModel, WorldModel, torch_safe_load
-from ultralytics.utils import SETTINGS
+
+@contextmanager
+def _process_left_alone() -> Iterator[None]:
+    """Ultralytics replaces these for the whole process, which would change how others read and print."""
+    opened, saved, printing = Image.open, torch.save, np.get_printoptions()
+    yield
+    Image.open, torch.save = opened, saved
+    np.set_printoptions(**printing)
+    torch.set_printoptions(profile="default")
+
+
+with _process_left_alone():
+    from ultralytics.models.yolo.detect import DetectionPredictor, DetectionTrainer
+    from ultralytics.nn.tasks import DetectionModel, WorldModel, torch_safe_load
+    from ultralytics.utils import SETTINGS
+
+if SETTINGS["sync"]:
+    SETTINGS.update(sync=False)
 
 __all__ = [
     "DetectionPredictor",
     "DetectionTrainer",
     "DetectorCard",
     "build_detector",
+    "globals_restored",
     "load_detector_module",
     "load_published",
     "save_detector",
@@ -84,7 +102,7 @@ class DetectorCard(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
-    architecture: dict[str, Any]  # ultralytics' model YAML
+    architecture: dict[str, Any]  # ultralytics' model YAML; nc follows from class_names
     class_names: tuple[str, ...] = Field(min_length=1)
     image_size: int = Field(gt=0)  # pixels; images are scaled into a square of this side, keeping proportions
     sha256: str = ""  # of the weights file
@@ -96,7 +114,7 @@ class DetectorCard(BaseModel):
 def build_detector(card: DetectorCard) -> DetectionModel:
     """The card's network, untrained. Raises InputError when ultralytics cannot build it."""
     try:
-        module = DetectionModel(dict(card.architecture), nc=len(card.class_names), verbose=False)
+        module = DetectionModel(card.architecture | {"nc": len(card.class_names)}, verbose=False)
     except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
         raise InputError(f"{card.name}: ultralytics cannot build this architecture: {error!r}") from error
     module.names = dict(enumerate(card.class_names))
@@ -146,7 +164,7 @@ def load_published(name: str) -> nn.Module:
     """
     file = _published_file(name)
     try:
-        with _globals_restored():
+        with globals_restored():
             content, _ = torch_safe_load(file, safe_only=True)
     except (TypeError, ImportError, AttributeError, RuntimeError, UnpicklingError) as error:
         reason = str(error).splitlines()[0]
@@ -158,6 +176,17 @@ def load_published(name: str) -> nn.Module:
     if not isinstance(module, DetectionModel):
         raise InputError(f"{file}: holds {type(module).__name__}, expected a detection model of ultralytics")
     return module.float().eval()
+
+
+@contextmanager
+def globals_restored() -> Iterator[None]:
+    """Ultralytics allows its classes to every later `torch.load` of the process; here, to those inside."""
+    before = torch.serialization.get_safe_globals()
+    try:
+        yield
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(before)
 
 
 def set_vocabulary(module: nn.Module, class_names: Sequence[str], encoder: Card = TEXT_ENCODER) -> None:
@@ -189,17 +218,6 @@ def _published_file(name: str) -> Path:
     if not file.is_file():
         raise InputError(f"{name}: not in {file.parent} (from {WEIGHTS_ENV}); put it there.{source}")
     return file
-
-
-@contextmanager
-def _globals_restored() -> Iterator[None]:
-    """Ultralytics allows its classes to every later `torch.load` of the process; we allow them to one."""
-    before = torch.serialization.get_safe_globals()
-    try:
-        yield
-    finally:
-        torch.serialization.clear_safe_globals()
-        torch.serialization.add_safe_globals(before)
 
 
 def _read_card(file: Path) -> DetectorCard:

@@ -1,6 +1,7 @@
 """Boxes on images: one table, whatever found them."""
 
 from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -73,7 +74,7 @@ class YoloDetector:
             "save": False, "verbose": False,
         }  # fmt: skip
         predictor = DetectionPredictor(overrides=settings)
-        predictor.setup_model(self.module, verbose=False)
+        predictor.setup_model(deepcopy(self.module), verbose=False)  # which fuses layers, in place
         return predictor
 
     def _table(self, ids: Sequence[str], results: Sequence[Any]) -> pd.DataFrame:

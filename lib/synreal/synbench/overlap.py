@@ -44,7 +44,7 @@ def person_boxes(boxes: pd.DataFrame, confidence: float = 0.25) -> pd.DataFrame:
 
 def _blocked(objects: pd.DataFrame, people: pd.DataFrame, covered: float) -> pd.Series:
     """1, 0 or NaN per row of `objects`; see `PersonOverlap`."""
-    pairs = people.join(objects, on="id", rsuffix="_object")
+    pairs = people.merge(objects, "left", left_on="id", right_index=True, suffixes=("", "_object"))
     thing = pairs[[f"{edge}_object" for edge in EDGES]].set_axis(list(EDGES), axis=1)
     front = _shared_area(pairs, thing) >= covered * box_area(thing)
     known = front.astype(float).where(thing["x0"].notna())

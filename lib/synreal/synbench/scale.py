@@ -37,7 +37,7 @@ def central_objects(boxes: pd.DataFrame, labels: pd.Series, confidence: float = 
     image's centre, and of equally near ones the most confident. Distances are compared in steps of 5 % of the
     side, so that several boxes on one object are equally near.
     """
-    found = boxes[boxes["confidence"] >= confidence]
+    found = boxes[boxes["confidence"] >= confidence].reset_index(drop=True)
     labelled = found["name"] == found["id"].map(labels)
     candidates = found[labelled | (found["name"] != PERSON)]
     rank = pd.DataFrame(

@@ -12,12 +12,17 @@ from torch import nn
 
 from synreal.data.scenes import scene_arrays
 from synreal.data.sprites import CLASS_NAMES
-from synreal.models.yolo import DetectionTrainer, DetectorCard, build_detector, save_detector
+from synreal.models.yolo import (
+    DetectionTrainer,
+    DetectorCard,
+    build_detector,
+    globals_restored,
+    save_detector,
+)
 
 NAMES = (*CLASS_NAMES, "person")
 # YOLO11 with the strides 4 and 8 instead of 8, 16 and 32: scenes are 32 pixels wide.
 ARCHITECTURE: dict[str, Any] = {
-    "nc": len(NAMES),
     "reg_max": 8,
     "backbone": [
         [-1, 1, "Conv", [16, 3, 1]],  # 32x32
@@ -66,8 +71,9 @@ def train_detector(out: Path, work: Path, recipe: DetectorRecipe = DetectorRecip
     card = DetectorCard(
         name="YOLO11-scenes", architecture=ARCHITECTURE, class_names=NAMES, image_size=recipe.image_size
     )
-    trainer = _SceneTrainer(card, folders, _settings(work, recipe))
-    trainer.train()
+    with globals_restored():
+        trainer = _SceneTrainer(card, folders, _settings(work, recipe))
+        trainer.train()
     found = {name: round(float(trainer.metrics[f"metrics/{name}(B)"]), 4) for name in ("mAP50", "mAP50-95")}
     training = {"data": "scenes/train"} | asdict(recipe)
     card = card.model_copy(update={"training": training, "expected": found})
