@@ -1,6 +1,7 @@
 """The generator's parts, and sampling that depends on prompt, seed and guidance and on nothing else."""
 
 import json
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -15,9 +16,12 @@ from synreal.data.imageset import check_image_set, class_names, to_arrays
 from synreal.errors import InputError
 from synreal.generate import sample
 from synreal.generate.autoencoder import PatchAutoencoder
-from synreal.generate.pipeline import new_pipeline
-from synreal.generate.sample import Sampling, load_pipeline, sample_images, sample_set
+from synreal.generate.backends import StableDiffusion
+from synreal.generate.pipeline import RELEARNT, epsilon_pipeline, new_pipeline, save_epsilon
+from synreal.generate.sample import Sampling, load_pipeline, open_generator, sample_images, sample_set
 from synreal.generate.tokenizer import MAX_LENGTH, learn_tokenizer
+from synreal.train.generator import train_denoiser
+from synreal.train.loop import Recipe
 
 TEXTS = captions([draw_factors(index, "upstream") for index in range(300)], "upstream")
 PROMPTS = ["bag, a red bag", "coat, my new coat", "dress, a dress", "shirt, a small shirt", "bag, a bag"]
@@ -155,16 +159,17 @@ def test_a_generated_set_says_where_it_comes_from(made, pipeline):
         "0000002.parquet",
         "0000004.parquet",
     ]
-    assert json.loads((folder / "settings.json").read_text())["generator"] == "tiny"
+    settings = json.loads((folder / "settings.json").read_text())
+    assert settings["generator"] == "tiny" and len(settings["weights"]) == 64
 
 
 def test_a_deleted_shard_alone_is_drawn_again(made, generator, monkeypatch):
     folder, ds = made
     before = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.glob("*.parquet")}
     (folder / "0000002.parquet").unlink()
-    drawn_seeds, original = [], sample.sample_images
+    drawn_seeds, load = [], StableDiffusion.load
     monkeypatch.setattr(
-        sample, "sample_images", lambda *given: drawn_seeds.append(given[2]) or original(*given)
+        StableDiffusion, "load", lambda self: lambda *ask: drawn_seeds.append(ask[1]) or load(self)(*ask)
     )
     again = sample_set(folder, generator, PROMPTS, LABELS, NAMES, FAST, shard=2)
     assert drawn_seeds == [[(5 << 32) + 2, (5 << 32) + 3]]
@@ -190,3 +195,94 @@ def test_a_folder_of_other_images_is_refused(made, generator, monkeypatch, chang
     with pytest.raises(InputError, match=f"{folder}.*: .*{named}"):
         sample_set(folder, generator, labels=LABELS, class_names=NAMES, **settings)
     assert sample_set(folder, generator, PROMPTS, LABELS, NAMES, FAST, shard=2).num_rows == 5
+
+
+def test_a_retrained_generator_is_another_generator(made, generator, tmp_path):
+    folder, _ = made
+    retrained = tmp_path / "tiny"
+    new_pipeline(learn_tokenizer(TEXTS, 600), autoencoder(seed=1)).save_pretrained(retrained)
+    with pytest.raises(InputError, match=f"{folder}: holds images drawn with other weights;"):
+        sample_set(folder, retrained, PROMPTS, LABELS, NAMES, FAST, shard=2)
+
+
+class Grey:
+    """The smallest generator: an image as bright as its seed."""
+
+    name = "grey"
+
+    def fingerprint(self):
+        return "0" * 64
+
+    def load(self):
+        return lambda prompts, seeds, guidance_scale, steps: np.stack(
+            [np.full((4, 4, 3), seed % 256, np.uint8) for seed in seeds]
+        )
+
+
+def test_any_generator_draws_a_set(tmp_path):
+    ds = sample_set(tmp_path, Grey(), PROMPTS, LABELS, NAMES, shard=2)
+    assert to_arrays(ds)[0][:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4]
+    assert set(ds["generator"]) == {"grey"} and ds["id"][4] == "grey-4"
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ("kind: gan", "kind: .*'gan'"),
+        ("steps: 5", "stable-diffusion.steps: Extra inputs"),
+        ("kind: singdiffusion", "singdiffusion.base: Field required"),
+        ("- a list", "expected settings such as"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(tmp_path, settings, named):
+    (tmp_path / "generator.yaml").write_text(settings)
+    with pytest.raises(InputError, match=f"{tmp_path}/generator.yaml: .*{named}"):
+        open_generator(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def epsilon(generator, tmp_path_factory):
+    """A few steps of an epsilon variant: its folder, its losses, and the pipeline that was trained."""
+    images = torch.randint(
+        256, (16, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
+    variant = epsilon_pipeline(load_pipeline(generator, "cpu"))
+    recipe = Recipe(steps=12, batch_size=8, learning_rate=1e-3, warmup_steps=1)
+    losses = train_denoiser(variant, images, TEXTS[:16], recipe)
+    folder = tmp_path_factory.mktemp("variants") / "tiny-epsilon"
+    folder.mkdir()
+    save_epsilon(variant, folder, os.path.relpath(generator, folder))
+    return folder, losses, variant
+
+
+def test_an_epsilon_model_learns_from_the_velocity_model(epsilon, pipeline):
+    _, losses, variant = epsilon
+    assert np.mean(losses[-4:]) < np.mean(losses[:4])
+    old, new = pipeline.unet.state_dict(), variant.unet.state_dict()
+    changed = {name for name in old if not torch.equal(old[name], new[name])}
+    assert changed == {name for name in old if name.startswith(RELEARNT)}
+    weights = [part.text_encoder.state_dict().values() for part in (pipeline, variant)]
+    assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
+
+
+def test_an_epsilon_model_samples_as_sd15_does(epsilon):
+    scheduler = epsilon[2].scheduler
+    scheduler.set_timesteps(10)
+    assert scheduler.config.prediction_type == "epsilon" and scheduler.timesteps[0] == 901
+    assert scheduler.alphas_cumprod[-1] == pytest.approx(0.00466, abs=1e-5)
+
+
+def test_a_variant_holds_what_differs_and_needs_its_base(epsilon, generator, tmp_path):
+    folder, _, variant = epsilon
+    assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < 2 * 2**20
+    opened = open_generator(folder)
+    assert opened.name == "tiny-epsilon" and opened.fingerprint() != open_generator(generator).fingerprint()
+    variant.unet.half().float()  # as it was saved
+    variant.set_progress_bar_config(disable=True)
+    expected = drawn(variant)
+    assert abs(opened.load()(PROMPTS, range(5), 3.0, 2).astype(int) - expected).max() <= 1
+    other = new_pipeline(learn_tokenizer(TEXTS, 600), autoencoder(seed=1))
+    other.save_pretrained(tmp_path / "other")
+    moved = StableDiffusion(**dict(opened) | {"base": tmp_path / "other"})
+    with pytest.raises(InputError, match=f"{folder}: was trained for other weights than .*other holds"):
+        moved.load()

@@ -1,12 +1,21 @@
 """The world's generator: a small Stable Diffusion, made of diffusers' and transformers' own parts."""
 
+from copy import deepcopy
+from pathlib import Path
+
+import yaml
 from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from synreal.generate.autoencoder import PatchAutoencoder
+from synreal.generate.backends import CHANGED_WEIGHTS, SETTINGS_FILE, StableDiffusion
 from synreal.generate.tokenizer import MAX_LENGTH
 
 TEXT_WIDTH = 128
+# What an epsilon model learns anew. The coarse level (4x4), most of the weights, stays as it is: what it has
+# to find in the latents is the same whichever way the answer is put.
+RELEARNT = ("conv_in", "time_embedding", "down_blocks.0", "up_blocks.1", "conv_norm_out", "conv_out")
 
 
 def new_pipeline(tokenizer: CLIPTokenizer, autoencoder: PatchAutoencoder) -> StableDiffusionPipeline:
@@ -26,6 +35,41 @@ def new_pipeline(tokenizer: CLIPTokenizer, autoencoder: PatchAutoencoder) -> Sta
         feature_extractor=None,
         requires_safety_checker=False,
     )
+
+
+def epsilon_pipeline(pipeline: StableDiffusionPipeline) -> StableDiffusionPipeline:
+    """The counterpart of SD v1.5, to be trained: predicts noise, and samples as SD v1.5 does.
+
+    That is: its noise levels end before pure noise, and sampling starts below the last of them ("leading"),
+    from pure noise all the same; so images keep to a middling brightness. Autoencoder, tokenizer and text
+    encoder are those of `pipeline`, whose text encoder is frozen; the denoiser starts from its weights.
+    """
+    pipeline.text_encoder.requires_grad_(False)
+    unet = deepcopy(pipeline.unet)
+    for name, weights in unet.named_parameters():
+        weights.requires_grad_(name.startswith(RELEARNT))
+    scheduler = DPMSolverMultistepScheduler(
+        beta_schedule="scaled_linear",
+        beta_start=0.00085,
+        beta_end=0.012,
+        prediction_type="epsilon",
+        timestep_spacing="leading",
+        steps_offset=1,
+    )
+    return StableDiffusionPipeline(
+        **{**pipeline.components, "unet": unet, "scheduler": scheduler}, requires_safety_checker=False
+    )
+
+
+def save_epsilon(pipeline: StableDiffusionPipeline, folder: Path, base: str) -> None:
+    """Write what differs from the pipeline in `base`, a path relative to `folder`, in half precision."""
+    pipeline.scheduler.save_pretrained(folder / "scheduler")
+    weights = pipeline.unet.state_dict()
+    relearnt = {name: weights[name].half().contiguous() for name in weights if name.startswith(RELEARNT)}
+    save_file(relearnt, folder / CHANGED_WEIGHTS, metadata={"format": "pt"})
+    fingerprint = StableDiffusion(folder=folder / base).fingerprint()
+    settings = {"kind": "stable-diffusion", "base": base, "base_weights": fingerprint}
+    (folder / SETTINGS_FILE).write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
 
 
 def _text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
