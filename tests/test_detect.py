@@ -1,16 +1,16 @@
 """Boxes, the central object, persons in front of it, and the detector's training."""
 
 import socket
+from copy import deepcopy
 from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from datasets import Dataset, Image
+from datasets import Image
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image as Pillow
 
 from synreal.data.imageset import from_arrays
 from synreal.data.scenes import scene_arrays
@@ -20,11 +20,10 @@ from synreal.synbench.detect import (
     COLUMNS,
     LastSeen,
     YoloDetector,
-    decoded_batches,
     load_detector,
     published_detector,
 )
-from synreal.synbench.overlap import PersonOverlap, person_boxes
+from synreal.synbench.overlap import PersonFinder, PersonOverlap, person_boxes
 from synreal.synbench.scale import Scale, central_objects, labels_of
 from synreal.train import detector as training
 
@@ -70,6 +69,7 @@ class Fixed:
     boxes: pd.DataFrame
     class_names: tuple[str, ...] = CLASSES
     asked: list = field(default_factory=list)
+    fingerprint: str = "fixed"
 
     def detect(self, images):
         self.asked.append(len(images))
@@ -113,33 +113,41 @@ def test_images_without_a_box_have_no_row(network):
     assert found.dtypes.to_dict() == some.dtypes.to_dict()
 
 
-def test_every_colour_mode_is_read(network):
-    grey = np.random.default_rng(0).integers(0, 256, (32, 32), dtype=np.uint8)
-    pictures = [Pillow.fromarray(grey).convert(mode) for mode in ("L", "RGB", "P", "CMYK", "RGBA")]
-    pictures.append(Pillow.fromarray(grey.astype(np.uint16) * 257))
-    table = {"image": pictures, "id": [f"i{i}" for i in range(6)]}
-    images = Dataset.from_dict(table).cast_column("image", Image())
-    found = YoloDetector(network, 32, confidence=0.5).detect(images)
-    first = found[found["id"] == "i0"].drop(columns="id").reset_index(drop=True)
-    for key in ("i1", "i2", "i4", "i5"):
-        same = found[found["id"] == key].drop(columns="id").reset_index(drop=True)
-        pd.testing.assert_frame_equal(first, same, atol=1e-4)
+def test_colours_are_not_swapped(network):
+    pixels = np.zeros((2, 32, 32, 3), np.uint8)
+    pixels[0, :, :16, 0], pixels[1, :, :16, 2] = 255, 255  # red, blue
+    images = from_arrays(pixels, [0, 0], CLASSES, {"id": ["red", "blue"]})
+    found = YoloDetector(network, 32, confidence=0.0).detect(images).groupby("id")["confidence"].max()
+    with torch.no_grad():
+        whole = network(torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255)[0]
+    np.testing.assert_allclose(found[["red", "blue"]], whole[:, 4:].amax((1, 2)), rtol=1e-4)
+    assert abs(found["red"] - found["blue"]) > 1e-3
 
 
-def test_images_are_decoded_batch_by_batch(network):
-    content = [{"bytes": picture["bytes"], "path": None} for picture in _encoded(image_set(4))]
+def test_an_image_that_cannot_be_decoded_is_named(network):
+    images = image_set(4)
+    content = [*images.cast_column("image", Image(decode=False))["image"]]
     content[3]["bytes"] = content[3]["bytes"][:40]
-    images = Dataset.from_dict({"image": content, "id": list("abcd")}).cast_column("image", Image())
-    batches = decoded_batches(images, 2)
-    assert next(batches)[0] == ["a", "b"]  # the damaged image is not reached yet
-    with pytest.raises(InputError, match=r"image d: cannot be decoded .* unreadable='drop'"):
-        next(batches)
-    with pytest.raises(InputError, match="image d"):
-        YoloDetector(network, 32).detect(images)
+    damaged = images.remove_columns("image").add_column("image", content).cast_column("image", Image())
+    with pytest.raises(InputError, match=r"image i3: cannot be decoded .* unreadable='drop'"):
+        YoloDetector(network, 32).detect(damaged)
 
 
-def _encoded(images):
-    return images.cast_column("image", Image(decode=False))["image"]
+def test_fingerprints_tell_detectors_apart(network):
+    same = [YoloDetector(network, 32), YoloDetector(deepcopy(network), 32, batch_size=3)]
+    other = deepcopy(network)
+    other.model[0].conv.weight.data[0, 0, 0, 0] += 1
+    different = [
+        YoloDetector(other, 32),
+        YoloDetector(network, 64),
+        YoloDetector(network, 32, confidence=0.3),
+    ]
+    assert len({detector.fingerprint for detector in same}) == 1
+    assert len({detector.fingerprint for detector in (*same, *different)}) == 4
+    assert Scale(same[0]).fingerprint == Scale(LastSeen(same[1])).fingerprint
+    assert Scale(same[0]).fingerprint != Scale(same[0], confidence=0.4).fingerprint
+    once, twice = (PersonOverlap(same[0], second) for second in (same[0], different[0]))
+    assert once.fingerprint != twice.fingerprint
 
 
 def test_two_measures_share_one_pass():
@@ -270,7 +278,7 @@ def test_a_set_without_persons_is_all_zero(boxes):
 def test_objects_and_persons_may_come_from_two_detectors():
     objects, people = rows(("i0", *OBJECT)), rows(("i0", "person", 0.8, 0.3, 0.0, 0.7, 1.0))
     assert PersonOverlap(Fixed(objects), Fixed(people)).values(image_set(1)).tolist() == [1.0]
-    assert person_boxes(people)["id"].tolist() == ["i0"]
+    assert PersonFinder(Fixed(people))(image_set(2)).to_dict() == {"i0": True, "i1": False}
     assert person_boxes(people, confidence=0.9).empty
 
 
@@ -293,26 +301,34 @@ def test_true_boxes_tell_persons_in_front_from_those_beside():
 
 def test_lines_hold_every_object_that_shows():
     _, truth = scene_arrays("train", 300)
-    lines = training.box_lines(truth)
-    counts = 1 + (truth["second_label"] >= 0) + (truth["person"] != "none")
-    shown = [len(text.split("\n")) if text else 0 for text in (line.strip("\n") for line in lines)]
-    assert [len([row for row in line.split("\n") if row]) for line in lines] <= counts.tolist()
-    assert sum(shown) > 300
-    numbers = np.array([row.split() for line in lines for row in line.split("\n") if row], float)
-    assert set(numbers[:, 0]) == set(range(11))
+    lines = [line.split("\n") for line in training.box_lines(truth)]
+    numbers = np.array([row.split() for scene in lines for row in scene], float)
+    persons = truth["person"] != "none"
+    assert (numbers[:, 0] == 1).sum() == persons.sum()
+    assert (numbers[:, 0] == 0).sum() == 300 + (truth["second_label"] >= 0).sum()
+    assert [scene[-1].startswith("1 ") for scene in lines] == persons.tolist()
     assert numbers[:, 1:].min() >= 0
     assert numbers[:, 1:].max() <= 1
 
 
 def test_lines_are_clipped_to_the_frame():
-    edges = {"x0": -0.2, "y0": 0.1, "x1": 0.4, "y1": 0.5}
-    truth = pd.DataFrame({"label": [3], "second_label": [-1]} | {k: [v] for k, v in edges.items()})
-    for prefix in ("second_", "person_"):
-        truth = truth.assign(**{f"{prefix}{edge}": np.nan for edge in edges})
-    truth = truth.assign(person_x0=0.9, person_y0=0.2, person_x1=1.1, person_y1=0.8)
-    assert training.box_lines(truth)[0].split("\n") == [
-        "3 0.20000 0.30000 0.40000 0.40000", "", "10 0.95000 0.50000 0.10000 0.60000"
-    ]  # fmt: skip
+    nowhere = {edge: [np.nan] for edge in ("x0", "y0", "x1", "y1")}
+    boxes = {"x0": [-0.2], "y0": [0.1], "x1": [0.4], "y1": [0.5]}
+    boxes |= {f"second_{edge}": value for edge, value in nowhere.items()}
+    boxes |= {"person_x0": [0.9], "person_y0": [0.2], "person_x1": [1.1], "person_y1": [0.8]}
+    assert training.box_lines(pd.DataFrame(boxes)) == [
+        "0 0.20000 0.30000 0.40000 0.40000\n1 0.95000 0.50000 0.10000 0.60000"
+    ]
+
+
+def test_training_scenes_show_what_is_rare():
+    _, truth = training.varied_scenes("train", 300)
+    assert truth["person"].value_counts(normalize=True)["in front"] > 0.12
+    assert (truth["scale"] < 0.52).mean() > 0.05
+    assert (truth["scale"] > 0.98).mean() > 0.05
+    plain = scene_arrays("train", 300)[1]
+    assert (truth["label"] == plain["label"]).all()
+    assert (truth["exposure"] == plain["exposure"]).all()
 
 
 RECIPE = training.DetectorRecipe(scenes=96, validation=32, epochs=2, batch_size=16)
@@ -342,7 +358,7 @@ def test_training_learns_offline_and_goes_on_after_an_interruption(tmp_path, mon
     assert found.index.tolist() == [1, 2]
     assert found[2] < found[1]
     assert set(card.expected) == {"mAP50", "mAP50-95"}
-    assert load_detector(tmp_path / "out").class_names == (*training.CLASS_NAMES, "person")
+    assert load_detector(tmp_path / "out").class_names == ("garment", "person")
     assert connections == []
 
 

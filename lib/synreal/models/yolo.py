@@ -204,7 +204,8 @@ def set_vocabulary(module: nn.Module, class_names: Sequence[str], encoder: Card 
     clip = load_module(encoder)
     # get_text_pe would install OpenAI's `clip` from the network; this is what it computes.
     module.txt_feats = zero_shot_head(clip, load_tokenizer(encoder, clip), class_names, ("{}",))[None]
-    module.model[-1].nc = len(class_names)
+    head: Any = module.model[-1]  # type: ignore[index]
+    head.nc = len(class_names)
     module.names = dict(enumerate(class_names))
 
 

@@ -1,8 +1,11 @@
 """Boxes on images: one table, whatever found them."""
 
-from collections.abc import Iterator, Sequence
+import hashlib
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,14 +16,13 @@ import torch
 from PIL import Image
 from torch import nn
 
-from synreal.data.decode import DECODING_ERRORS, open_record, to_rgb
-from synreal.errors import InputError
 from synreal.models.yolo import (
     DetectionPredictor,
     load_detector_module,
     load_published,
     set_vocabulary,
 )
+from synreal.synbench.measure import decoded
 
 EDGES = ("x0", "y0", "x1", "y1")
 COLUMNS = ("id", "name", "confidence", *EDGES)
@@ -31,13 +33,16 @@ class Detector(Protocol):
 
     class_names: tuple[str, ...]
 
+    @property
+    def fingerprint(self) -> str:
+        """Tells detectors apart that find different boxes."""
+
     def detect(self, images: datasets.Dataset) -> pd.DataFrame:
         """One row per box, in the order of the images: id of the image, name of the class, confidence in
         0..1, and the edges x0, y0, x1, y1 as shares of the width and height, in 0..1.
 
         An image without a box has no row.
         """
-        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,15 +61,29 @@ class YoloDetector:
         names = dict(getattr(self.module, "names", {}))
         object.__setattr__(self, "class_names", tuple(names[number] for number in sorted(names)))
 
-    def detect(self, images: datasets.Dataset) -> pd.DataFrame:
-        """See `Detector`. Images are decoded batch by batch, so memory does not grow with their number.
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits of the weights, the classes and the thresholds."""
+        digest = hashlib.sha256(
+            repr((self.class_names, self.image_size, self.confidence, self.overlap)).encode()
+        )
+        tensors = self.module.state_dict() | {"": getattr(self.module, "txt_feats", torch.zeros(0))}
+        for name, tensor in tensors.items():
+            digest.update(name.encode() + tensor.detach().cpu().numpy().tobytes())
+        return digest.hexdigest()[:16]
 
-        Raises InputError, naming the image, when one cannot be decoded.
+    def detect(self, images: datasets.Dataset) -> pd.DataFrame:
+        """See `Detector`. Images are decoded as they are needed, so memory does not grow with their number.
+
+        Raises InputError as `measure.decoded`.
         """
         predictor = self._predictor()
         parts = [_no_boxes()]
-        for ids, pictures in decoded_batches(images, self.batch_size):
-            parts.append(self._table(ids, predictor(pictures)))
+        pairs = decoded(images)
+        while batch := list(islice(pairs, self.batch_size)):
+            # an array would be taken for blue, green, red
+            results = predictor([Image.fromarray(pixels) for _, pixels in batch])
+            parts.append(self._table([key for key, _ in batch], results))
         return pd.concat([part for part in parts if len(part)] or parts, ignore_index=True)
 
     def _predictor(self) -> DetectionPredictor:
@@ -94,7 +113,8 @@ class LastSeen:
     """A detector that keeps the boxes of the last image set, for measures that look at the same boxes."""
 
     def __init__(self, detector: Detector) -> None:
-        self.detector, self.class_names = detector, detector.class_names
+        self.detector = detector
+        self.class_names, self.fingerprint = detector.class_names, detector.fingerprint
         self._seen, self._boxes = "", _no_boxes()
 
     def detect(self, images: datasets.Dataset) -> pd.DataFrame:
@@ -121,25 +141,6 @@ def published_detector(
     if class_names is not None:
         set_vocabulary(module, class_names)
     return YoloDetector(module, image_size, device=device)
-
-
-def decoded_batches(
-    images: datasets.Dataset, batch_size: int
-) -> Iterator[tuple[list[str], list[Image.Image]]]:
-    """Ids and RGB images, `batch_size` at a time; InputError for an image that cannot be decoded."""
-    raw = images.select_columns(["image", "id"]).cast_column("image", datasets.Image(decode=False))
-    for batch in raw.iter(batch_size=batch_size):
-        ids = batch["id"]
-        yield ids, [_decode(record, key) for record, key in zip(batch["image"], ids, strict=True)]
-
-
-def _decode(record: dict, key: str) -> Image.Image:
-    try:
-        return to_rgb(open_record(record))
-    except DECODING_ERRORS as error:
-        raise InputError(
-            f"image {key}: cannot be decoded ({error}); load the set with unreadable='drop'"
-        ) from error
 
 
 def _no_boxes() -> pd.DataFrame:

@@ -30,6 +30,11 @@ class PersonOverlap:
     name: str = "person overlap"
     unit: str = "0 or 1"
 
+    @property
+    def fingerprint(self) -> str:
+        """What the values depend on besides the images."""
+        return f"{self.objects.fingerprint} {self.persons.fingerprint} {self.covered} {self.confidence}"
+
     def values(self, images: datasets.Dataset) -> pd.Series:
         """One value per image, indexed by image id, in the order of the images; the mean is the share."""
         objects = central_objects(self.objects.detect(images), labels_of(images), self.confidence)
@@ -37,8 +42,22 @@ class PersonOverlap:
         return _blocked(objects, people, self.covered).rename(self.name)
 
 
+@dataclass(frozen=True)
+class PersonFinder:
+    """Which images show a person, by boxes: whom P1 asks its judge about (YOLOv5, sec. 3.2)."""
+
+    detector: Detector
+    confidence: float = 0.25  # a box counts from here on
+
+    def __call__(self, images: datasets.Dataset) -> pd.Series:
+        """True or False, indexed by image id, in the order of the images."""
+        people = person_boxes(self.detector.detect(images), self.confidence)
+        ids = pd.Index(images["id"][:], name="id")
+        return pd.Series(ids.isin(people["id"]), ids, name=PERSON)
+
+
 def person_boxes(boxes: pd.DataFrame, confidence: float = 0.25) -> pd.DataFrame:
-    """The boxes of persons with at least this confidence; their ids are the images with people."""
+    """The boxes of persons with at least this confidence."""
     return boxes[(boxes["name"] == PERSON) & (boxes["confidence"] >= confidence)]
 
 

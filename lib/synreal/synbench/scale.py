@@ -22,6 +22,11 @@ class Scale:
     name: str = "object scale"
     unit: str = "share of the image"
 
+    @property
+    def fingerprint(self) -> str:
+        """What the values depend on besides the images."""
+        return f"{self.detector.fingerprint} {self.confidence}"
+
     def values(self, images: datasets.Dataset) -> pd.Series:
         """One value per image, indexed by image id, in the order of the images."""
         objects = central_objects(self.detector.detect(images), labels_of(images), self.confidence)
