@@ -1,5 +1,7 @@
 """DeepFloyd IF: a tiny random cascade in its real layout, and the world's own."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from synreal.data.captions import captions
 from synreal.data.factors import draw_factors
 from synreal.data.scenes import scene_arrays
 from synreal.errors import InputError
+from synreal.generate import cascade
 from synreal.generate.cascade import Cascade, new_cascade, save_cascade
 from synreal.generate.sample import open_generator
 from synreal.generate.tokenizer import learn_tokenizer
@@ -70,20 +73,29 @@ def deepfloyd(tmp_path_factory):
 
 
 def test_deepfloyd_draws_every_image_by_itself(deepfloyd):
-    cascade = open_generator(deepfloyd)
-    assert isinstance(cascade, Cascade) and (cascade.noise_level, cascade.upscaler_guidance) == (250, 4.0)
-    together = cascade.load()(PROMPTS, SEEDS, 7.0, 3)
+    found = open_generator(deepfloyd)
+    assert isinstance(found, Cascade) and (found.noise_level, found.upscaler_guidance) == (250, 4.0)
+    together = found.load()(PROMPTS, SEEDS, 7.0, 3)
     assert together.shape == (3, 16, 16, 3) and together.dtype == np.uint8 and together.std() > 5
-    alone = Cascade(**dict(cascade) | {"batch_size": 2}).load()(PROMPTS[::-1], SEEDS[::-1], 7.0, 3)
+    alone = Cascade(**dict(found) | {"batch_size": 2}).load()(PROMPTS[::-1], SEEDS[::-1], 7.0, 3)
     assert abs(together.astype(int) - alone[::-1]).max() <= 1
 
 
 def test_a_missing_stage_is_named(deepfloyd):
-    cascade = Cascade(folder=deepfloyd, base="IF-I", upscaler="IF-III")
+    broken = Cascade(folder=deepfloyd, base="IF-I", upscaler="IF-III")
     with pytest.raises(InputError, match="IF-III: no model_index.json.*IFSuperResolutionPipeline, with"):
-        cascade.load()
+        broken.load()
     with pytest.raises(InputError, match="IF-III: holds no weights"):
-        cascade.fingerprint()
+        broken.fingerprint()
+
+
+def test_a_sentencepiece_model_needs_its_library(deepfloyd, tmp_path, monkeypatch):
+    copied = shutil.copytree(deepfloyd, tmp_path / "if")
+    model = copied / "IF-I" / "tokenizer" / "spiece.model"
+    (model.parent / "tokenizer.json").rename(model)
+    monkeypatch.setattr(cascade, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=f"{model}: reading it needs the package sentencepiece and google"):
+        open_generator(copied).load()
 
 
 def test_the_worlds_cascade_learns_saves_and_draws(tmp_path):

@@ -2,12 +2,14 @@
 
 import json
 import os
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import open_clip
 import pytest
 import torch
+from safetensors.torch import save_file
 from transformers import CLIPTokenizer
 
 from synreal.data.captions import captions
@@ -286,3 +288,7 @@ def test_a_variant_holds_what_differs_and_needs_its_base(epsilon, generator, tmp
     moved = StableDiffusion(**dict(opened) | {"base": tmp_path / "other"})
     with pytest.raises(InputError, match=f"{folder}: was trained for other weights than .*other holds"):
         moved.load()
+    foreign = shutil.copytree(folder, tmp_path / "foreign")
+    save_file({"conv_up.weight": torch.zeros(1)}, foreign / "unet.safetensors")
+    with pytest.raises(InputError, match="foreign/unet.safetensors: the base has no conv_up.weight"):
+        StableDiffusion(folder=foreign, base=generator).load()

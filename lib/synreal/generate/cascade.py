@@ -4,6 +4,7 @@ IF's third stage, 256 to 1024 pixels, is left out: P1 measures images of 256 pix
 """
 
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ from diffusers import (
 )
 from transformers import CLIPTokenizer, T5Config, T5EncoderModel
 
+from synreal.errors import InputError
 from synreal.generate.backends import SETTINGS_FILE, Backend, Draw, in_batches, load_diffusers
 
 TEXT_WIDTH = 64
@@ -39,14 +41,14 @@ class Cascade(Backend, frozen=True):
         return (self.folder / self.base, self.folder / self.upscaler)
 
     def load(self) -> Draw:
-        """Raises InputError when weights are missing."""
+        """Raises InputError when weights, or what reads their tokenizer, are missing."""
+        _check_tokenizer(self.folders[0] / "tokenizer")
         unmarked: dict[str, Any] = {"watermarker": None, "requires_safety_checker": False}
         base = load_diffusers(IFPipeline, self.folders[0], **unmarked)
         # The base's text embeddings serve both stages.
         unmarked |= {"text_encoder": None, "tokenizer": None}
         upscaler = load_diffusers(IFSuperResolutionPipeline, self.folders[1], **unmarked)
-        draw = partial(self._draw_batch, base, upscaler)
-        return lambda *request: in_batches(draw, *request, self.batch_size)
+        return partial(in_batches, partial(self._draw_batch, base, upscaler), batch_size=self.batch_size)
 
     def _draw_batch(
         self,
@@ -68,6 +70,24 @@ class Cascade(Backend, frozen=True):
             noise_level=self.noise_level,
             output_type="np",
         ).images
+
+
+def _check_tokenizer(folder: Path) -> None:
+    """IF publishes its tokenizer as a SentencePiece model alone, which transformers cannot read by itself."""
+    model = folder / "spiece.model"
+    lacking = [name for name in ("sentencepiece", "google.protobuf") if not _installed(name)]
+    if lacking and model.exists() and not (folder / "tokenizer.json").exists():
+        raise InputError(
+            f"{model}: reading it needs the package {' and '.join(lacking)}: `pip install sentencepiece "
+            "protobuf`, or put tokenizer.json of a T5 tokenizer beside it"
+        )
+
+
+def _installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # not even the package around it
+        return False
 
 
 def new_cascade(tokenizer: CLIPTokenizer) -> tuple[IFPipeline, IFSuperResolutionPipeline]:

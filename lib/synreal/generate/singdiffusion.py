@@ -57,8 +57,9 @@ class SingDiffusion(Backend, frozen=True):
         normal = self.normal
         check_base(self.folder, normal, self.base_weights)
         pipeline, initial = normal.pipeline(), load_initial_step(self.folder)
-        draw = partial(_draw_batch, initial.to(pipeline.device, pipeline.unet.dtype), pipeline)
-        return lambda *request: resized(in_batches(draw, *request, self.batch_size), normal.size)
+        batch = partial(_draw_batch, initial.to(pipeline.device, pipeline.unet.dtype), pipeline)
+        draw = partial(in_batches, batch, batch_size=self.batch_size)
+        return lambda *request: resized(draw(*request), normal.size)
 
 
 def new_initial_step(pipeline: StableDiffusionPipeline) -> UNet2DConditionModel:
