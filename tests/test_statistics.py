@@ -3,6 +3,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from statsmodels.stats.multitest import multipletests
 
 from synreal.errors import InputError
 from synreal.evaluate import statistics
@@ -93,6 +94,11 @@ def test_mcnemar_is_the_exact_binomial_test():
     assert statistics.mcnemar_p(0, 0) == 1
     # Binomial(10, 0.5): P(X <= 2) = 56 / 1024.
     assert statistics.mcnemar_p(8, 2) == pytest.approx(2 * 56 / 1024)
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=30))
+def test_holm_agrees_with_statsmodels(p):
+    assert statistics.holm(p) == pytest.approx(multipletests(p, method="holm")[1])
 
 
 def test_holm_by_hand_with_an_untested_group():

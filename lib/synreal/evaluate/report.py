@@ -34,7 +34,13 @@ def report(
     Raises InputError when a class is outside the hierarchy or the factor table does not fit.
     Source: P1 sec. 2.1.
     """
-    tally = predictions_tally(predictions, hierarchy, factors, clusters)
+    return tally_report(
+        predictions, predictions_tally(predictions, hierarchy, factors, clusters), draws, seed
+    )
+
+
+def tally_report(predictions: Predictions, tally: Tally, draws: int, seed: int) -> pd.DataFrame:
+    """The rows of `report` for any tally of these predictions."""
     totals, [drawn] = tally.totals(), resampled([tally], draws, seed)
     rows = pd.DataFrame(
         [_row(metric, tally.design_effect(metric), totals, drawn) for metric in tally.metrics]

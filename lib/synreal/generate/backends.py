@@ -100,9 +100,9 @@ class StableDiffusion(Backend, frozen=True):
         draw = partial(sample_images, self.pipeline(), batch_size=self.batch_size)
         return lambda *request: resized(draw(*request), self.size)
 
-    def pipeline(self) -> StableDiffusionPipeline:
-        """The loaded pipeline; raises as `load`."""
-        pipeline = load_pipeline(self.folders[-1])
+    def pipeline(self, device: str | None = None) -> StableDiffusionPipeline:
+        """The loaded pipeline, on the GPU where there is one unless said otherwise; raises as `load`."""
+        pipeline = load_pipeline(self.folders[-1], device)
         if self.base is not None:
             check_base(self.folder, StableDiffusion(folder=self.folder / self.base), self.base_weights)
             _change(pipeline, self.folder)

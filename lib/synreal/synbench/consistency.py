@@ -19,11 +19,10 @@ from synreal.errors import InputError
 from synreal.evaluate.accuracy import accuracy_tally, correct
 from synreal.evaluate.finegrained import fine_grained_tally, fine_members
 from synreal.evaluate.predictions import Predictions
-from synreal.evaluate.report import _row
+from synreal.evaluate.report import tally_report
 from synreal.evaluate.statistics import bootstrap_p, holm, no_interval, percentile_interval
 from synreal.evaluate.tally import Metric, Sums, Tally, joined, proportion, ratio, resampled
 
-REPORT = ("model", "data")  # columns of `evaluate.report` in front of a metric's own
 Clusters = tuple[pd.Series | None, pd.Series | None]  # of the real and the synthetic set, see `report`
 
 
@@ -67,9 +66,7 @@ def consistency(
     - inside_lift: how many times the share to expect if wrong answers fell evenly on all other classes.
     """
     tally = consistency_tally(predictions, np.unique(predictions.labels), hierarchy, clusters)
-    totals, [drawn] = tally.totals(), resampled([tally], draws, seed)
-    rows = [_row(metric, tally.design_effect(metric), totals, drawn) for metric in tally.metrics]
-    return pd.DataFrame(rows).assign(model=predictions.model, data=predictions.image_set)[[*REPORT, *rows[0]]]
+    return tally_report(predictions, tally, draws, seed)
 
 
 def consistency_gap(

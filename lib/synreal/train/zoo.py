@@ -1,8 +1,9 @@
 """`make zoo`: train everything that ships in `zoo/` from nothing.
 
-Stages: the generator, on the captioned upstream pool; its synthetic images; the classifiers. A finished stage
-is skipped and an interrupted one goes on, so the command may be stopped at any moment. The classifiers are so
-small that one thread each, side by side, is the fastest way to train them.
+Stages: the generator, on the captioned upstream pool; its synthetic images; the classifiers; the other
+generators, the judge and the detector. A finished stage is skipped and an interrupted one goes on, so the
+command may be stopped at any moment. All but the first generator are so small that one thread each, side by
+side, is the fastest way to train them.
 """
 
 import os
@@ -14,6 +15,7 @@ from typing import Any, Literal
 import torch
 from datasets import Dataset
 from joblib import Parallel, delayed
+from torch import Tensor
 
 from synreal.data.captions import captions, class_caption
 from synreal.data.factors import draw_factors
@@ -25,8 +27,11 @@ from synreal.generate.tokenizer import learn_tokenizer
 from synreal.models.card import load_card
 from synreal.models.load import load_module, save_checkpoint
 from synreal.paths import cache_dir, zoo_dir
+from synreal.train.detector import train_detector
 from synreal.train.generator import train_autoencoder, train_denoiser
+from synreal.train.judge import train_judge
 from synreal.train.plans import TOKENIZER, Plan, train_plan
+from synreal.train.variants import train_cascade, train_epsilon_and_sing
 
 POOL = 40_000  # captioned real scenes that the generator is trained on
 SYNTHETIC = 24_000
@@ -50,6 +55,13 @@ def main() -> None:
     _timed("classifiers", Parallel(n_jobs=workers), jobs)
     jobs = [delayed(match_accuracy)(kind, zoo, work) for kind in ("ViT", "CLIP")]
     _timed("equal accuracy", Parallel(n_jobs=workers), jobs)
+    jobs = [
+        delayed(train_epsilon_and_sing)(zoo, work, captioned_pool),
+        delayed(train_cascade)(zoo, work, captioned_pool),
+        delayed(train_judge)(zoo, work),
+        delayed(train_detector)(zoo / "detector", work / "detector"),
+    ]
+    _timed("other generators, judge, detector", Parallel(n_jobs=workers), jobs)
 
 
 def train_generator(zoo: Path, work: Path) -> Path:
@@ -57,8 +69,7 @@ def train_generator(zoo: Path, work: Path) -> Path:
     out = zoo / "generator"
     if (out / "model_index.json").exists():
         return out
-    images = torch.from_numpy(scene_arrays("upstream", POOL)[0])
-    texts = captions([draw_factors(i, "upstream") for i in range(POOL)], "upstream")
+    images, texts = captioned_pool()
     autoencoder = train_autoencoder(images, folder=work / "autoencoder")
     pipeline = new_pipeline(learn_tokenizer(texts), autoencoder)
     train_denoiser(pipeline, images, texts, folder=work / "denoiser")
@@ -66,6 +77,12 @@ def train_generator(zoo: Path, work: Path) -> Path:
     pipeline.to(torch.float16).save_pretrained(partial)
     partial.replace(out)
     return out
+
+
+def captioned_pool() -> tuple[Tensor, list[str]]:
+    """What generators learn from: scenes, uint8 [POOL, 32, 32, 3], and their captions."""
+    texts = captions([draw_factors(i, "upstream") for i in range(POOL)], "upstream")
+    return torch.from_numpy(scene_arrays("upstream", POOL)[0]), texts
 
 
 def synthetic_images(generator: Path, folder: Path, workers: int) -> Dataset:
