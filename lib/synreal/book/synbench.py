@@ -1,0 +1,119 @@
+"""How chapter 02_synbench names its measurements, so that the ledger and the pages find them.
+
+Study "02_synbench" records, with `data` the real set's name,
+
+| metric | value | model |
+|---|---|---|
+| `<measure>/<statistic>` | a row of `synbench.compare.compare_all`: a set beside the real one | the set |
+| the same | one synthetic set beside another, which stands for the real one | "<set> vs <other>" |
+| `corrected_consistency` | share of images that show their label, the judge's errors taken out | a set |
+| `confidence_gap` | how much surer the judge is than real images of these classes make it | a set |
+| `inside_share` | share of wrong images that stay in the coarse group | a set, or "real" |
+| `validation/<measure>/<statistic>` | how far a measure is from the truth, on scenes | "measure" |
+
+Measures: consistency, object scale, brightness, and person overlap or person blocking.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+
+from synreal.book.record import Study
+from synreal.data.hierarchy import Hierarchy
+from synreal.synbench.compare import compare_all
+from synreal.synbench.consistency import consistency
+from synreal.synbench.correction import corrected_consistency
+from synreal.synbench.judged import Consistency
+from synreal.synbench.measure import Measure
+from synreal.synbench.study import Measured
+
+RECORDED = (
+    "proportion_real", "proportion_synthetic", "proportion_difference",
+    "mean_difference", "q05_difference", "q50_difference", "q95_difference",
+    "iqr_ratio", "range_ratio", "low_tail_coverage", "high_tail_coverage", "wasserstein", "ks",
+)  # fmt: skip
+
+
+def record_sets(
+    study: Study,
+    real: Measured,
+    synthetic: Sequence[Measured],
+    measures: Sequence[Measure],
+    draws: int,
+    seed: int,
+) -> pd.DataFrame:
+    """Record the RECORDED statistics of synthetic sets beside the real one; returns all of `compare_all`."""
+    table = compare_all(real, synthetic, measures, draws, seed)
+    return _record(study, table.assign(model=table["synthetic"]), real.name, seed)
+
+
+def record_against(
+    study: Study,
+    base: Measured,
+    others: Sequence[Measured],
+    measures: Sequence[Measure],
+    data: str,
+    draws: int,
+    seed: int,
+) -> pd.DataFrame:
+    """The same of synthetic sets beside another synthetic one, as model "<set> vs <base>"."""
+    table = compare_all(base, others, measures, draws, seed)
+    return _record(study, table.assign(model=table["synthetic"] + f" vs {base.name}"), data, seed)
+
+
+def record_consistency(
+    study: Study,
+    judge: Consistency,
+    real: Measured,
+    synthetic: Sequence[Measured],
+    hierarchy: Hierarchy | None,
+    draws: int,
+    seed: int,
+) -> pd.DataFrame:
+    """Record judge-corrected consistency and the share of wrong images inside the coarse group."""
+    truth = judge.predictions(real.world)
+    rows = []
+    for part in (real, *synthetic):
+        answers = judge.predictions(part.world)
+        clusters = (real.world.clusters, part.world.clusters)
+        name = "real" if part is real else part.name
+        own = consistency(answers, hierarchy, part.world.clusters, draws, seed)
+        rows.append(own[(own["metric"] == "inside_share") & (own["group"] == "all")].assign(model=name))
+        if part is not real:
+            corrected = corrected_consistency(truth, answers, clusters, draws, seed)
+            rows.append(corrected[corrected["group"] == "all"].assign(model=name))
+    table = pd.concat(rows, ignore_index=True)
+    table = table[table["metric"].isin(["inside_share", "corrected_consistency", "confidence_gap"])]
+    for row in table.to_dict("records"):
+        _write(study, row["metric"], row, real.name, int(row["n"]), seed)
+    return table
+
+
+def record_validation(study: Study, tables: Mapping[str, pd.DataFrame], data: str, seed: int) -> pd.DataFrame:
+    """Record `validate.agreement` or `yes_no_agreement` of each measure, by the measure's name."""
+    table = pd.concat(tables, names=["measure"]).reset_index(level="measure").reset_index(drop=True)
+    for row in table.to_dict("records"):
+        metric = f"validation/{row['measure']}/{row['statistic']}"
+        _write(study, metric, row | {"model": "measure", "note": "too few images"}, data, int(row["n"]), seed)
+    return table
+
+
+def _record(study: Study, table: pd.DataFrame, data: str, seed: int) -> pd.DataFrame:
+    for row in table[table["statistic"].isin(RECORDED)].to_dict("records"):
+        n = int(min(row["n_real"], row["n_synthetic"]))
+        _write(study, f"{row['measure']}/{row['statistic']}", row, data, n, seed)
+    return table
+
+
+def _write(study: Study, metric: str, row: dict, data: str, n: int, seed: int) -> None:
+    missing = pd.isna(row["value"])
+    study.record(
+        metric=metric,
+        value=None if missing else row["value"],
+        model=row["model"],
+        data=data,
+        n=n,
+        ci=None if missing else (row["ci_low"], row["ci_high"]),
+        seed=seed,
+        reason=(row["note"] or "no image has a value") if missing else None,
+    )
