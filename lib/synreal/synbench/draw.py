@@ -13,6 +13,8 @@ from synreal.generate.prompts import Style, make_prompts
 from synreal.generate.sample import Sampling, open_generator, sample_set
 from synreal.paths import cache_dir
 
+SHARD = 200  # images; small enough that several processes share a set of some hundred
+
 
 def draw_world(
     name: str,
@@ -37,6 +39,5 @@ def draw_world(
     parts = [opened.fingerprint(), str(asdict(sampling)), *prompts]
     key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
     folder = cache_dir() / "drawn" / key
-    shard = -(-len(prompts) // max(1, workers)) if len(prompts) <= 1000 * workers else 1000
-    images = sample_set(folder, opened, prompts, labels, names, sampling, shard, workers)
+    images = sample_set(folder, opened, prompts, labels, names, sampling, SHARD, workers)
     return World(name, images, None, None)
