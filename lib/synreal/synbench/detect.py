@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Sequence
-from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
@@ -93,7 +92,7 @@ class YoloDetector:
             "save": False, "verbose": False,
         }  # fmt: skip
         predictor = DetectionPredictor(overrides=settings)
-        predictor.setup_model(deepcopy(self.module), verbose=False)  # which fuses layers, in place
+        predictor.setup_model(self.module, verbose=False)
         return predictor
 
     def _table(self, ids: Sequence[str], results: Sequence[Any]) -> pd.DataFrame:
