@@ -259,7 +259,7 @@ def _gap(real: np.ndarray, synthetic: np.ndarray) -> np.ndarray:
 
 def _distances(grid: np.ndarray, gap: np.ndarray) -> Drawn:
     size = np.abs(gap)
-    return {"wasserstein": np.diff(grid) @ size[:-1], "ks": size.max(axis=0)}
+    return {"wasserstein": np.diff(grid, append=grid[-1]) @ size, "ks": size.max(axis=0)}
 
 
 def _summaries(grid: np.ndarray, real: np.ndarray, synthetic: np.ndarray) -> Drawn:

@@ -26,9 +26,11 @@ class Brightness:
 
     def values(self, images: datasets.Dataset) -> pd.Series:
         """`lightness` of each image, float64 indexed by id. Raises InputError as `measure.decoded`."""
-        parts = [(ids, lightness(pixels).numpy()) for ids, pixels in batches(images)]
-        index = pd.Index([key for ids, _ in parts for key in ids], name="id")
-        return pd.Series(np.concatenate([values for _, values in parts]), index, name=self.name)
+        found: dict[str, float] = {}
+        for ids, pixels in batches(images):
+            # Plain numbers: small arrays kept between large ones that come and go would scatter the memory.
+            found |= zip(ids, lightness(pixels).tolist(), strict=True)
+        return pd.Series(found, dtype=np.float64, name=self.name).rename_axis("id")
 
 
 def lightness(images: np.ndarray | Tensor) -> Tensor:
@@ -38,7 +40,7 @@ def lightness(images: np.ndarray | Tensor) -> Tensor:
     definition (CIE 15:2004, with the rounded constants that scikit-image uses).
     Raises InputError for another type or shape, and where there is no image or no pixel.
     """
-    pixels = torch.as_tensor(images)
+    pixels = images if isinstance(images, Tensor) else torch.from_numpy(np.ascontiguousarray(images))
     shape = tuple(pixels.shape)
     if pixels.dtype != torch.uint8 or pixels.ndim != 4 or shape[3] != 3 or 0 in shape:
         raise InputError(f"images: found {pixels.dtype} of shape {shape}, expected uint8 [N, H, W, 3] in RGB")
