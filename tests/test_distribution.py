@@ -40,7 +40,7 @@ def test_values_are_those_of_numpy_and_scipy(real, synthetic):
         assert found[f"{name}_difference"] == pytest.approx(wanted[1] - wanted[0])
     assert found["mean_difference"] == pytest.approx(np.mean(synthetic) - np.mean(real))
     assert found["wasserstein"] == pytest.approx(wasserstein_distance(real, synthetic))
-    assert found["ks"] == pytest.approx(ks_2samp(real, synthetic).statistic)
+    assert found["ks"] == pytest.approx(ks_2samp(real, synthetic, method="asymp").statistic)
     low, high = np.quantile(real, [0.05, 0.95])
     for name, beyond in {"low": lambda x: x <= low, "high": lambda x: x >= high}.items():
         wanted = np.mean(beyond(np.array(synthetic))) / np.mean(beyond(np.array(real)))
