@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from synreal.synbench.detect import EDGES, Detector
+from synreal.synbench.measure import YES_NO
 from synreal.synbench.scale import PERSON, box_area, central_objects, labels_of
 
 
@@ -27,8 +28,8 @@ class PersonOverlap:
     persons: Detector
     covered: float = 1 / 3
     confidence: float = 0.25  # a box counts from here on
-    name: str = "person overlap"
-    unit: str = "0 or 1"
+    name: str = "person blocking"
+    unit: str = YES_NO
 
     @property
     def fingerprint(self) -> str:
