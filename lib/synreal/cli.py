@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from typer.core import TyperCommand
@@ -63,6 +63,16 @@ def split_pair(text: str) -> tuple[str, str]:
     return name, value
 
 
+def _named_place(text: str) -> tuple[str, str]:
+    """("name", "place") of "name=place". Raises InputError when one is missing."""
+    name, equals, place = text.partition("=")
+    if not (equals and name and place):
+        raise InputError(
+            f"--synthetic {text}: expected a name and a place, for example --synthetic sd15=images/"
+        )
+    return name, place
+
+
 @app.command(cls=PairsCommand)
 def run(
     notebooks: Notebooks = None,
@@ -100,6 +110,60 @@ def book(
     from synreal.book.render import render
 
     print(render(run, out))
+
+
+@app.command()
+def synbench(
+    real: Annotated[
+        str, typer.Option(help="Real images: a folder, file, hub:NAME, PRESET:FOLDER or scenes/SPLIT.")
+    ],
+    synthetic: Annotated[list[str], typer.Option(metavar="NAME=PLACE", help="A synthetic set. Repeatable.")],
+    out: Annotated[Path, typer.Option(help="Folder for the report.")],
+    hierarchy: Annotated[str, typer.Option(help="Coarse groups: auto, none, or a YAML file.")] = "auto",
+    judge: Annotated[str | None, typer.Option(help="Checkpoint for consistency, e.g. ConvNeXt-B.")] = None,
+    detector: Annotated[
+        str | None, typer.Option(help="For object scale: a folder, or weights such as yolov8s-worldv2.pt.")
+    ] = None,
+    persons: Annotated[
+        str | None, typer.Option(help="The same for persons, e.g. yolov5su.pt. [default: the detector]")
+    ] = None,
+    vlm: Annotated[
+        str | None, typer.Option(help="Asked about blocked objects: a folder, or MODEL@URL. [default: boxes]")
+    ] = None,
+    thresholds: Annotated[Path | None, typer.Option(help="YAML of what has to hold, for a CI.")] = None,
+    restricted: Annotated[
+        bool, typer.Option("--restricted", help="The judge answers among the classes of the sets alone.")
+    ] = False,
+    unreadable: Annotated[
+        Literal["stop", "drop"], typer.Option(help="At images that cannot be decoded: stop, or drop them.")
+    ] = "stop",
+    images: Annotated[int, typer.Option(help="Scenes, where a set is scenes/SPLIT.")] = 5000,
+    draws: Annotated[int, typer.Option(help="Bootstrap draws.")] = 2000,
+    seed: Annotated[int, typer.Option(help="Of scenes and bootstrap.")] = 0,
+    device: Annotated[str, typer.Option(help="Where models run, e.g. cuda.")] = "cpu",
+) -> None:
+    """Say where synthetic image sets fall short of a real one, by how much, and which images show it.
+
+    Exit status: 0 all thresholds hold or are undecided, 1 a threshold or a measure failed, 2 bad input.
+    """
+    pairs = [_named_place(text) for text in synthetic]
+    from synreal.book.synbench_page import synbench as run_synbench
+    from synreal.data.imageset import class_names
+    from synreal.data.worlds import open_world
+    from synreal.synbench.backends import open_measures
+    from synreal.synbench.thresholds import read_thresholds
+
+    limits = read_thresholds(thresholds) if thresholds else None
+    world = open_world(real, images, seed, hierarchy, unreadable=unreadable)
+    others = [open_world(place, images, seed, "none", name, unreadable) for name, place in pairs]
+    measures = open_measures(class_names(world.images), judge, detector, persons, vlm, device, restricted)
+    outcome = run_synbench(world, others, measures, out, limits, draws, seed)
+    for name, measure, reason in outcome.failures:
+        print(f"synreal: {measure} of {name} failed: {reason}", file=sys.stderr)
+    for row in outcome.checks.itertuples():
+        print(f"{row.verdict}: {row.check} of {row.synthetic} is {row.value:.3f}, expected {row.expected}")
+    print(outcome.page)
+    raise typer.Exit(0 if outcome.passed else 1)
 
 
 @app.command("list")

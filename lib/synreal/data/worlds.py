@@ -14,15 +14,15 @@ from synreal.data.factors import FACTOR_NAMES
 from synreal.data.hierarchy import SCENES_HIERARCHY, Hierarchy
 from synreal.data.imagenet import cmc_classes, imagenet1k, imagenet100, imagenetv2, imagenetx
 from synreal.data.imagenetx import imagenet_x_factors
-from synreal.data.imageset import class_names, load_image_set
+from synreal.data.imageset import Unreadable, class_names, load_image_set
 from synreal.data.scenes import factor_table, scene_set
 from synreal.data.sprites import SPLITS
 from synreal.errors import InputError
 
-PRESETS: dict[str, Callable[[str], Dataset]] = {
+PRESETS: dict[str, Callable[..., Dataset]] = {  # of a folder, and of `unreadable` as `load_image_set` has it
     "cifar10": cifar10,
     "imagenet1k": imagenet1k,
-    "imagenet100": lambda root: imagenet100(root, cmc_classes()),
+    "imagenet100": lambda root, **options: imagenet100(root, cmc_classes(), **options),
     "imagenetv2": imagenetv2,
     "imagenetx": imagenetx,
 }
@@ -40,13 +40,22 @@ class World:
     clusters: pd.Series | None = None  # what several images show, such as one photograph, indexed by image id
 
 
-def open_world(source: str, count: int | None = None, seed: int = 0, hierarchy: str = "auto") -> World:
+def open_world(
+    source: str,
+    count: int | None = None,
+    seed: int = 0,
+    hierarchy: str = "auto",
+    name: str | None = None,
+    unreadable: Unreadable = "stop",
+) -> World:
     """The world that `source` names.
 
     source: `scenes/test` (or upstream, train, val) with `count` scenes of `seed`; a preset with the folder
     where it lies, such as `imagenetx:$IMAGENET` or `cifar10:data`; or anything `load_image_set` takes.
     Variables of the environment are filled in.
     hierarchy: "auto" (the world's own, if it has one), "none", or a YAML file of coarse groups.
+    name: what results call it; default: the source as it was asked for.
+    unreadable: "stop" refuses a set with images that cannot be decoded, "drop" leaves them out and says so.
     Raises InputError for an unknown split, a variable that is not set, and whatever loading refuses.
     """
     place = _expanded(source)
@@ -57,15 +66,16 @@ def open_world(source: str, count: int | None = None, seed: int = 0, hierarchy: 
             )
         images = scene_set(match[1], count, seed)
     else:
-        images = _stored(place)
-    # Named as it was asked for, so that no machine's path enters a result.
+        images = _stored(place, unreadable)
+    # Named as it was asked for, not as expanded, so that no machine's path enters a result.
     groups, factors = _hierarchy(hierarchy, place, images), _factors(place, images)
-    return World(source, images, groups, factors, _clusters(images))
+    return World(name or source, images, groups, factors, _clusters(images))
 
 
-def _stored(place: str) -> Dataset:
-    preset = _preset(place)
-    return PRESETS[preset](place.partition(":")[2]) if preset else load_image_set(place)
+def _stored(place: str, unreadable: Unreadable) -> Dataset:
+    if preset := _preset(place):
+        return PRESETS[preset](place.partition(":")[2], unreadable=unreadable)
+    return load_image_set(place, unreadable=unreadable)
 
 
 def _preset(place: str) -> str:

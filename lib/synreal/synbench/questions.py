@@ -8,7 +8,7 @@ import hashlib
 import re
 import sqlite3
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -23,6 +23,7 @@ from tqdm.auto import tqdm
 
 from synreal.data.stored import decoded, stored_bytes, undecoded
 from synreal.errors import InputError
+from synreal.synbench.measure import YES_NO
 
 PERSON_BLOCKING = (
     "Is part of {class_name} occluded by the human body in the image? Please only answer yes or no."
@@ -96,18 +97,33 @@ class AnswerCache:
             ) from error
 
 
+class Persons(Protocol):
+    """Says of an image set which images hold a person."""
+
+    @property
+    def fingerprint(self) -> str:
+        """What shapes the answer beside the images."""
+
+    def __call__(self, images: datasets.Dataset) -> pd.Series:
+        """bool by image id, for every image."""
+
+
 @dataclass(frozen=True)
 class PersonBlocking:
     """1 where a person covers part of the object, as a judge sees it (P1 sec. 3.2); the mean is the share.
 
-    `persons` says of an image set, by image id, which images hold a person; only those are asked about.
+    Only the images on which `persons` finds one are asked about.
     """
 
     judge: Judge
-    persons: Callable[[datasets.Dataset], pd.Series]
+    persons: Persons
     cache: AnswerCache
     name: str = "person blocking"
-    unit: str = "0 or 1"
+    unit: str = YES_NO
+
+    @property
+    def fingerprint(self) -> str:
+        return f"{self.judge.name} {PERSON_BLOCKING} {self.persons.fingerprint}"
 
     def values(self, images: datasets.Dataset) -> pd.Series:
         """Float64 by image id: 1 blocked, 0 not blocked or no person, NaN where the judge refused.

@@ -1,0 +1,86 @@
+"""Measures by name: P1's backends at full size, the zoo's small ones in the scenes world."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from synreal.data.labels import shorten
+from synreal.errors import InputError
+from synreal.models.load import load_classifier
+from synreal.paths import cache_dir, zoo_dir
+from synreal.synbench.detect import Detector, LastSeen, load_detector, published_detector
+from synreal.synbench.judged import Consistency
+from synreal.synbench.lightness import Brightness
+from synreal.synbench.measure import Measure
+from synreal.synbench.overlap import PersonFinder, PersonOverlap
+from synreal.synbench.questions import AnswerCache, Judge, PersonBlocking
+from synreal.synbench.scale import Scale
+
+
+def open_measures(
+    class_names: Sequence[str],
+    judge: str | None = None,
+    detector: str | None = None,
+    persons: str | None = None,
+    vlm: str | None = None,
+    device: str = "cpu",
+    restricted: bool = False,
+) -> list[Measure]:
+    """Brightness, and the measures whose backend is named.
+
+    judge: a checkpoint, for consistency (P1: ConvNeXt-B). detector: a folder or name in the zoo, or the
+    file name of published weights that take class names (P1: yolov8s-worldv2.pt), for object scale.
+    persons: the same for persons (P1: yolov5su.pt); default: the detector. vlm: who is asked whether a person
+    covers the object (`open_vlm`); without one, boxes decide. restricted: the judge answers among these
+    classes alone, not among all it knows.
+    Raises InputError when something named cannot be loaded, the judge does not know a class, or persons or a
+    vlm are named without what they need.
+    """
+    _check_together(detector, persons, vlm)
+    measures: list[Measure] = [_judge(judge, class_names, restricted, device)] if judge else []
+    objects = LastSeen(_detector(detector, device, class_names)) if detector else None
+    measures += [Scale(objects)] if objects else []
+    measures += [Brightness()]
+    people = LastSeen(_detector(persons, device)) if persons else objects
+    if people and vlm:
+        answers = AnswerCache(cache_dir() / "answers.sqlite")
+        measures += [PersonBlocking(open_vlm(vlm, device), PersonFinder(people), answers)]
+    elif people and objects:
+        measures += [PersonOverlap(objects, people)]
+    return measures
+
+
+def open_vlm(name: str, device: str = "cpu") -> Judge:
+    """The judge in a folder of a transformers model, or at MODEL@URL, an OpenAI-compatible endpoint.
+
+    An endpoint's key is that of the environment variable OPENAI_API_KEY, where it is set.
+    """
+    model, at, url = name.partition("@")
+    if not at:
+        from synreal.synbench.local_judge import LocalJudge
+
+        return LocalJudge(Path(name), device)
+    from synreal.synbench.endpoint import Endpoint
+
+    return Endpoint(model, url, "OPENAI_API_KEY" if "OPENAI_API_KEY" in os.environ else None)
+
+
+def _check_together(detector: str | None, persons: str | None, vlm: str | None) -> None:
+    if vlm and not (detector or persons):
+        raise InputError(f"vlm: {vlm!r} is asked about images with a person; name persons or a detector")
+    if persons and not (detector or vlm):
+        raise InputError(f"persons: {persons!r} alone finds no object; name a detector, or a vlm to ask")
+
+
+def _judge(name: str, class_names: Sequence[str], restricted: bool, device: str) -> Consistency:
+    """Loaded now, so that missing weights stop a run before it measures."""
+    known = set(load_classifier(name).card.class_names)
+    if unknown := [name for name in class_names if name not in known]:
+        raise InputError(f"judge: {name!r} does not know the classes {shorten(unknown)}; name another judge")
+    return Consistency(name, restricted, device)
+
+
+def _detector(name: str, device: str, class_names: Sequence[str] | None = None) -> Detector:
+    if name.endswith(".pt"):
+        return published_detector(name, class_names, device=device)
+    return load_detector(name if Path(name).exists() else zoo_dir() / name, device)
