@@ -272,7 +272,7 @@ def test_a_person_without_an_object_is_undecided_and_no_person_is_zero():
 def test_a_set_without_persons_is_all_zero(boxes):
     values = PersonOverlap(Fixed(boxes), Fixed(boxes)).values(image_set(3))
     assert values.tolist() == [0.0, 0.0, 0.0]
-    assert (values.name, values.dtype) == ("person overlap", np.float64)
+    assert (values.name, values.dtype) == ("person blocking", np.float64)
 
 
 def test_objects_and_persons_may_come_from_two_detectors():

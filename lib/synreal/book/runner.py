@@ -147,7 +147,7 @@ def _execute(notebook: Path, values: Values, folder: RunFolder, progress: bool) 
     )  # its own check misreads comments and warns in vain
     partial = folder.partial(notebook.stem)
     try:
-        with _run_directory(folder.path):
+        with _kernel_environment(folder.path):
             return papermill.execute_notebook(
                 notebook,
                 partial,
@@ -165,15 +165,19 @@ def _execute(notebook: Path, values: Values, folder: RunFolder, progress: bool) 
 
 
 @contextmanager
-def _run_directory(path: Path) -> Iterator[None]:
-    before = os.environ.get("SYNREAL_RUN_DIR")
-    os.environ["SYNREAL_RUN_DIR"] = str(path)
+def _kernel_environment(path: Path) -> Iterator[None]:
+    """What the kernel inherits: the run's folder, and no progress bars, which pages would show as text."""
+    given = {"SYNREAL_RUN_DIR": str(path), "TQDM_DISABLE": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
+    before = {name: os.environ.get(name) for name in given}
+    os.environ.update(given)
     try:
         yield
     finally:
-        os.environ.pop("SYNREAL_RUN_DIR")
-        if before is not None:
-            os.environ["SYNREAL_RUN_DIR"] = before
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name)
+            else:
+                os.environ[name] = value
 
 
 def _own_cells(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:

@@ -11,7 +11,7 @@ Study "02_synbench" records, with `data` the real set's name,
 | `inside_share` | share of wrong images that stay in the coarse group | a set, or "real" |
 | `validation/<measure>/<statistic>` | how far a measure is from the truth, on scenes | "measure" |
 
-Measures: consistency, object scale, brightness, and person overlap or person blocking.
+Measures: consistency, object scale, brightness, and person blocking.
 """
 
 from collections.abc import Mapping, Sequence

@@ -72,7 +72,8 @@ def shares_and_ranges(table: pd.DataFrame) -> Figure:
     # Ratios are shown as their distance from 1, so that one dashed line means "as real" in every panel.
     for column in ("value", "ci_low", "ci_high"):
         rows[column] -= rows["no_difference"]
-    return plots.forest(rows, group="synthetic", panel="panel", xlabel="as real at 0")
+    palette = {"": plots.PALETTE["synthetic"]}
+    return plots.forest(rows, group="synthetic", panel="panel", xlabel="as real at 0", palette=palette)
 
 
 def effects_alt(table: pd.DataFrame) -> str:

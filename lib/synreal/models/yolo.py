@@ -28,8 +28,9 @@ from synreal.models.clip import load_tokenizer, zero_shot_head
 from synreal.models.load import load_module, read_weights
 from synreal.paths import cache_dir
 
-# No network, no installing, no analytics; the settings file lies with our cache; restricted unpickling.
+# No network, no installing, no analytics, no greeting; settings lie with our cache; restricted unpickling.
 os.environ |= {"YOLO_OFFLINE": "1", "YOLO_AUTOINSTALL": "false", "ULTRALYTICS_SAFE_LOAD": "1"}
+os.environ.setdefault("YOLO_VERBOSE", "false")
 os.environ.setdefault("YOLO_CONFIG_DIR", str(cache_dir()))
 
 
@@ -47,9 +48,6 @@ with _process_left_alone():
     from ultralytics.models.yolo.detect import DetectionPredictor, DetectionTrainer
     from ultralytics.nn.tasks import DetectionModel, WorldModel, torch_safe_load
     from ultralytics.utils import SETTINGS
-
-if SETTINGS["sync"]:
-    SETTINGS.update(sync=False)
 
 __all__ = [
     "DetectionPredictor",

@@ -23,7 +23,7 @@ def validate_on_scenes(measured: Measured, draws: int = 2000, seed: int = 0) -> 
 
     consistency: every label is right, so its sensitivity is the judge's accuracy. object scale: the area of
     the object's true box. brightness: the exposure in EV, so only the correlation has a meaning. person
-    overlap and person blocking: a person in front of the object.
+    blocking: a person in front of the object.
     """
     if not knows_truth(measured.world):
         return {}
@@ -60,7 +60,6 @@ def _truth(measured: Measured) -> pd.DataFrame:
             "consistency": 1.0,
             "object scale": sides[0] * sides[1],
             "brightness": table["exposure"],
-            "person overlap": in_front,
             "person blocking": in_front,
         },
         index=table.index,

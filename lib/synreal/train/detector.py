@@ -13,10 +13,12 @@ from torch import nn
 from synreal.data.factors import Factors, draw_factors, stream
 from synreal.data.scenes import compose_all, scene_arrays
 from synreal.models.yolo import (
+    CARD_FILE,
     DetectionTrainer,
     DetectorCard,
     build_detector,
     globals_restored,
+    load_detector_module,
     save_detector,
 )
 
@@ -62,10 +64,12 @@ class DetectorRecipe:
 
 
 def train_detector(out: Path, work: Path, recipe: DetectorRecipe = DetectorRecipe()) -> DetectorCard:
-    """Train on scenes, save the detector in `out`, and return its card with its mAP on validation scenes.
+    """The card of the detector in `out`, with its mAP on validation scenes; trained unless it is there.
 
     `work` keeps the images and ultralytics' state after every epoch, so that an interrupted run goes on.
     """
+    if (out / CARD_FILE).exists():
+        return load_detector_module(out)[1]
     folders = {
         "train": write_boxes(work / f"train-{recipe.scenes}", *varied_scenes("train", recipe.scenes)),
         "val": write_boxes(work / f"val-{recipe.validation}", *scene_arrays("val", recipe.validation)),
