@@ -12,15 +12,19 @@ import torch
 from synreal.data.imageset import to_arrays
 from synreal.data.scenes import scene_arrays
 from synreal.data.sprites import CLASS_NAMES
-from synreal.generate.sample import load_pipeline, sample_images
+from synreal.generate.sample import load_pipeline, open_generator, sample_images
 from synreal.models import conv_stem, load_card, load_classifier
 from synreal.paths import repository_root
-from synreal.train import plans, zoo
+from synreal.synbench.detect import load_detector
+from synreal.train import detector, generator, judge, plans, variants, zoo
+from synreal.train.detector import DetectorRecipe, train_detector
 from synreal.train.generator import train_autoencoder, train_denoiser
 from synreal.train.loop import Recipe
 from synreal.train.plans import EVALUATED, Plan, train_plan
 from synreal.train.zoo import PLANS
 
+GENERATORS = {"generator", "generator-epsilon", "generator-sing", "generator-cascade"}
+OTHERS = GENERATORS | {"Judge", "detector"}
 TINY = Recipe(steps=2, batch_size=16, warmup_steps=1)
 SHIPPED = repository_root() / "zoo"
 CARDS = sorted(path.parent.name for path in SHIPPED.glob("*/card.yaml"))
@@ -51,6 +55,13 @@ def shrink(patch):
         patch.setattr(zoo, name, value)
     for name, value in {"VIT": TINY, "CLIP": TINY, "EVALUATED": 80}.items():
         patch.setattr(plans, name, value)
+    for name, value in {"SCENES": 60, "JUDGE": TINY, "EVALUATED": 80}.items():
+        patch.setattr(judge, name, value)
+    small = DetectorRecipe(scenes=12, validation=6, epochs=1, batch_size=6)
+    patch.setattr(zoo, "train_detector", partial(train_detector, recipe=small))
+    patch.setattr(variants, "EPSILON", TINY)
+    for name in ("train_initial_step", "train_pixels", "train_upscaler"):
+        patch.setattr(variants, name, partial(getattr(generator, name), recipe=TINY))
 
 
 def digests(folder):
@@ -64,8 +75,9 @@ def test_everything_is_made_from_nothing(toy):
     assert {"generator", "ViT-Syn-0.03k", "CLIP-Syn-0.03k"} < names
     equal = {name for name in names if "-Real-" in name}
     assert {name.split("-")[0] for name in equal} == {"ViT", "CLIP"} and len(equal) == 2
-    assert names == {"generator", "ViT-Syn-0.03k", "CLIP-Syn-0.03k", *equal}
-    for name in names - {"generator"}:
+    classifiers = {"ViT-Syn-0.03k", "CLIP-Syn-0.03k", *equal}
+    assert names == classifiers | OTHERS
+    for name in classifiers:
         card, source = load_card(made / name), "synthetic" if "-Syn-" in name else "real"
         assert card.name == card.role == name and card.training["source"] == source
         assert (card.training["steps"], card.training["images"]) == (2, float(name.split("-")[2][:-1]) * 1000)
@@ -74,6 +86,15 @@ def test_everything_is_made_from_nothing(toy):
         images, truth = scene_arrays("val", 80)
         found = (load_classifier(card).logits(images).argmax(1).numpy() == truth["label"]).mean()
         assert found == pytest.approx(expected.value, abs=1e-4)
+
+
+def test_every_generator_draws_and_the_detector_looks(toy):
+    made, _ = toy
+    for name in GENERATORS:
+        images = open_generator(made / name).load()(["a bag", "a coat"], [1, 2], 2.0, 3)
+        assert images.shape == (2, 32, 32, 3) and images.dtype == np.uint8
+    assert load_card(made / "Judge").training["images"] == 60
+    assert load_detector(made / "detector").class_names == ("garment", "person")
 
 
 def test_the_synthetic_images_are_drawn_for_captions_of_the_train_split(toy):
@@ -102,6 +123,12 @@ def test_finished_stages_are_skipped(toy, monkeypatch):
         (zoo, "train_denoiser"),
         (plans, "train_classifier"),
         (plans, "train_clip"),
+        (judge, "train_classifier"),
+        (detector, "write_boxes"),
+        (variants, "train_denoiser"),
+        (variants, "train_initial_step"),
+        (variants, "train_pixels"),
+        (variants, "train_upscaler"),
     ):
         monkeypatch.setattr(module, name, refuse)
     zoo.main()
@@ -195,6 +222,7 @@ def test_a_shipped_checkpoint_reaches_its_expected_accuracy(name, validation_sce
 @needs_zoo
 def test_the_models_of_the_plan_ship():
     assert {plan.name for plan in PLANS} <= set(CARDS)
+    assert {path.name for path in SHIPPED.iterdir()} >= OTHERS - {"generator-cascade"}
     for kind in ("ViT", "CLIP"):
         sizes = {plan.name for plan in PLANS if (plan.kind, plan.source) == (kind, "Real")}
         assert {name for name in CARDS if name.startswith(f"{kind}-Real-")} - sizes, "no equal accuracy"
