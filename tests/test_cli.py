@@ -88,3 +88,96 @@ def test_module_and_help_answer_without_heavy_imports():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "run" in done.stdout and done.stdout.endswith("[]\n")
     assert subprocess.run([sys.executable, "-m", "synreal", "--help"], capture_output=True).returncode == 0
+
+
+# --- synbench ---
+
+TINY = {
+    "reg_max": 4,
+    "backbone": [[-1, 1, "Conv", [8, 3, 2]], [-1, 1, "Conv", [16, 3, 2]]],
+    "head": [[[1], 1, "Detect", ["nc"]]],
+}
+
+
+@pytest.fixture
+def generated(tmp_path, monkeypatch):
+    """A folder of 60 scenes as PNGs in class subfolders, and one of a tiny random detector."""
+    from synreal.data.scenes import scene_set
+    from synreal.models.yolo import DetectorCard, build_detector, save_detector
+
+    monkeypatch.setenv("SYNREAL_CACHE", str(tmp_path / "cache"))
+    scenes = scene_set("val", 60, seed=1)
+    names = scenes.features["label"].names
+    for row in scenes:
+        (tmp_path / "images" / names[row["label"]]).mkdir(parents=True, exist_ok=True)
+        row["image"].save(tmp_path / "images" / names[row["label"]] / f"{row['id']}.png")
+    card = DetectorCard(name="tiny", architecture=TINY, class_names=("garment", "person"), image_size=32)
+    save_detector(tmp_path / "detector", build_detector(card), card)
+    return tmp_path
+
+
+def benched(folder, *options):
+    place = f"mine={folder / 'images'}"
+    given = ["synbench", "--real", "scenes/test", "--images", "60", "--synthetic", place]
+    return [*given, "--draws", "50", "--out", folder / "report", *options]
+
+
+def test_synbench_measures_a_folder_beside_scenes(synreal, generated):
+    limits = generated / "limits.yaml"
+    limits.write_text("brightness/mean_difference: {min: -100, max: 100}\n")
+    options = ["--judge", "Judge", "--detector", generated / "detector", "--thresholds", limits]
+    status, out, _ = synreal(*benched(generated, *options))
+    page = generated / "report" / "index.html"
+    verdict, shown = out.splitlines()
+    assert (status, shown) == (0, str(page))
+    assert verdict.startswith("pass: brightness/mean_difference of mine is ")
+    assert verdict.endswith(", expected at least -100 and at most 100")
+    text = page.read_text()
+    for heading in ("consistency (0", "object scale (share", "brightness (L*", "person blocking (0"):
+        assert f"<h2>{heading}" in text
+
+
+def test_synbench_is_status_1_when_a_threshold_or_a_measure_fails(synreal, generated, monkeypatch):
+    from synreal.synbench.lightness import Brightness
+
+    limits = generated / "limits.yaml"
+    limits.write_text("brightness/mean_synthetic: {max: 1}\n")
+    status, out, err = synreal(*benched(generated, "--thresholds", limits))
+    assert (status, err) == (1, "") and out.startswith("fail: brightness/mean_synthetic of mine")
+
+    def fail(measure, images):
+        raise MemoryError("no more")
+
+    monkeypatch.setattr(Brightness, "values", fail)
+    monkeypatch.setenv("SYNREAL_CACHE", str(generated / "other"))
+    status, _, err = synreal(*benched(generated))
+    assert status == 1 and "brightness of mine failed: MemoryError: no more" in err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--synthetic", "images"], "expected a name and a place"),
+        (["--synthetic", "mine=scenes/val"], "the names ['mine'] are taken"),
+        (["--synthetic", "b=nowhere"], "nowhere: no such file or folder"),
+        (["--thresholds", "absent.yaml"], "absent.yaml: no such file"),
+        (["--judge", "absent"], "absent"),
+        (["--hierarchy", "absent.yaml"], "absent.yaml: no such file"),
+        (["--unreadable", "mend"], "'mend' is not one of"),
+        (["--vlm", "gpt@http://localhost"], "name persons or a detector"),
+    ],
+)
+def test_synbench_refuses_bad_input_before_measuring(synreal, generated, options, message):
+    status, out, err = synreal(*benched(generated, *options))
+    assert (status, out) == (2, "") and message in err and "Traceback" not in err
+    assert not (generated / "report").exists()
+
+
+def test_synbench_stops_at_images_that_cannot_be_decoded_or_drops_them(synreal, generated):
+    broken = next((generated / "images" / "bag").iterdir())
+    broken.write_bytes(broken.read_bytes()[:100])
+    status, _, err = synreal(*benched(generated))
+    assert status == 2 and f"the first is bag/{broken.name}" in err
+    with pytest.warns(UserWarning, match="1 unreadable images were dropped"):
+        status, _, _ = synreal(*benched(generated, "--unreadable", "drop"))
+    assert status == 0 and "59 of mine" in (generated / "report" / "index.html").read_text()

@@ -8,7 +8,7 @@ import pytest
 from synreal.data import worlds
 from synreal.data.factors import FACTOR_NAMES
 from synreal.data.hierarchy import SCENES_HIERARCHY
-from synreal.data.imageset import class_names, from_arrays
+from synreal.data.imageset import UnreadableImages, class_names, from_arrays
 from synreal.data.scenes import factor_table, scene_set
 from synreal.data.worlds import open_world
 from synreal.errors import InputError
@@ -87,8 +87,8 @@ def presets(monkeypatch):
     asked = []
 
     def preset(name):
-        def load(root):
-            asked.append((name, root))
+        def load(root, unreadable):
+            asked.append((name, root, unreadable))
             return made(["tench", "giant panda"])
 
         return load
@@ -101,7 +101,23 @@ def test_presets_get_their_folder(presets, monkeypatch):
     monkeypatch.setenv("PLACE_OF_DATA", "/data")
     for name in worlds.PRESETS:
         assert open_world(f"{name}:$PLACE_OF_DATA/x").name == f"{name}:$PLACE_OF_DATA/x"
-    assert presets == [(name, "/data/x") for name in worlds.PRESETS]
+    assert presets == [(name, "/data/x", "stop") for name in worlds.PRESETS]
+    open_world("imagenet100:x", unreadable="drop")
+    assert presets[-1] == ("imagenet100", "x", "drop")
+
+
+def test_results_may_call_a_world_by_another_name(tmp_path):
+    assert open_world("scenes/val", 20, name="mine").name == "mine"
+    assert open_world(str(tree(tmp_path / "photos")), name="mine").name == "mine"
+
+
+def test_images_that_cannot_be_decoded_are_refused_or_dropped(tmp_path):
+    tree(tmp_path)
+    (tmp_path / "cat" / "0.png").write_bytes(b"no image")
+    with pytest.raises(InputError, match="1 of 6 images cannot be decoded"):
+        open_world(str(tmp_path))
+    with pytest.warns(UnreadableImages, match="1 unreadable"):
+        assert len(open_world(str(tmp_path), unreadable="drop").images) == 5
 
 
 def test_only_imagenet_has_its_hierarchy_and_only_imagenet_x_its_factors(presets):

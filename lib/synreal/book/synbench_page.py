@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,6 @@ import pandas as pd
 from jinja2 import Environment, StrictUndefined, Template
 
 from synreal.book import plots
-from synreal.book.environment import package_versions
 from synreal.book.synbench_sections import section
 from synreal.book.synbench_tables import overview
 from synreal.data.hierarchy import Hierarchy
@@ -27,6 +27,8 @@ from synreal.synbench.measure import Measure
 from synreal.synbench.numbers import ALL, all_numbers
 from synreal.synbench.study import Measured, check_worlds, measure_all
 from synreal.synbench.thresholds import Thresholds, check_known, check_thresholds
+
+PACKAGES = ("synreal", "numpy", "pillow", "torch", "timm", "ultralytics")  # that values depend on
 
 
 @dataclass(frozen=True)
@@ -169,7 +171,7 @@ def _summary(real: Measured, measures: Sequence[Measure], table: pd.DataFrame, o
         "real": real.name, "passed": outcome.passed, "checks": _records(outcome.checks),
         "failed_measures": failed, "synthetic": sets,
         "measures": {m.name: {"unit": m.unit, "fingerprint": m.fingerprint} for m in measures},
-        "versions": package_versions(),
+        "versions": {name: version(name) for name in PACKAGES},
     }  # fmt: skip
     return json.dumps(content, indent=1, allow_nan=False)
 
