@@ -117,8 +117,10 @@ def _row(metric: Metric, pair: _Pair) -> dict[str, object]:
 def _tested(metric: Metric, pair: _Pair, n: int) -> dict[str, object]:
     differences = metric.value(pair.drawn[0]) - metric.value(pair.drawn[1])
     low, high = percentile_interval(differences)
-    independent = metric.hits and pair.tallies[0].clusters is None
-    test = _mcnemar(pair.only(metric.hits), n) if independent else _bootstrap(differences)
+    if metric.hits and pair.tallies[0].clusters is None:
+        test = _mcnemar(pair.only(metric.hits), n)
+    else:
+        test = _bootstrap(differences)
     return {"ci_low": low, "ci_high": high, **test, "note": no_interval(differences)}
 
 

@@ -158,7 +158,7 @@ def load_diffusers(
     half = next(Path(folder).glob("unet/*.fp16.safetensors"), None)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        with _quiet():
+        with quiet():
             pipeline = kind.from_pretrained(
                 folder,
                 local_files_only=True,
@@ -179,7 +179,7 @@ def load_diffusers(
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No loading bars, and no warning that the autoencoder is not diffusers' own class."""
     level = diffusers.logging.get_verbosity()
     diffusers.logging.set_verbosity_error()

@@ -29,6 +29,7 @@ from synreal.generate.backends import (
     check_base,
     in_batches,
     open_as,
+    quiet,
     resized,
     run_pipeline,
 )
@@ -57,7 +58,9 @@ class SingDiffusion(Backend, frozen=True):
         normal = self.normal
         check_base(self.folder, normal, self.base_weights)
         pipeline, initial = normal.pipeline(), load_initial_step(self.folder)
-        batch = partial(_draw_batch, initial.to(pipeline.device, pipeline.unet.dtype), pipeline)
+        with quiet():  # diffusers warns of any change of precision
+            initial.to(pipeline.device, pipeline.unet.dtype)
+        batch = partial(_draw_batch, initial, pipeline)
         draw = partial(in_batches, batch, batch_size=self.batch_size)
         return lambda *request: resized(draw(*request), normal.size)
 

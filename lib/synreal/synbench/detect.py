@@ -30,7 +30,9 @@ COLUMNS = ("id", "name", "confidence", *EDGES)
 class Detector(Protocol):
     """Finds objects on the images of a set."""
 
-    class_names: tuple[str, ...]
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """What it can find."""
 
     @property
     def fingerprint(self) -> str:

@@ -50,6 +50,11 @@ class PersonFinder:
     detector: Detector
     confidence: float = 0.25  # a box counts from here on
 
+    @property
+    def fingerprint(self) -> str:
+        """See `questions.Persons`."""
+        return f"{self.detector.fingerprint} {self.confidence}"
+
     def __call__(self, images: datasets.Dataset) -> pd.Series:
         """True or False, indexed by image id, in the order of the images."""
         people = person_boxes(self.detector.detect(images), self.confidence)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from synreal.generate.backends import load_pipeline
+from synreal.generate.backends import StableDiffusion, load_pipeline
 from synreal.generate.cascade import new_cascade, save_cascade
 from synreal.generate.pipeline import epsilon_pipeline, save_epsilon
 from synreal.generate.sample import open_generator
@@ -44,7 +44,9 @@ def _epsilon(zoo: Path, work: Path, pool: Pool, out: Path) -> None:
 
 
 def _sing(zoo: Path, work: Path, pool: Pool, out: Path) -> None:
-    pipeline = open_generator(zoo / "generator-epsilon").pipeline("cpu")
+    generator = open_generator(zoo / "generator-epsilon")
+    assert isinstance(generator, StableDiffusion)  # as `save_epsilon` wrote it
+    pipeline = generator.pipeline("cpu")
     initial = new_initial_step(pipeline)
     train_initial_step(initial, pipeline, *pool(), folder=work / "initial-step")
     save_initial_step(initial, out, "../generator-epsilon")
