@@ -22,6 +22,8 @@ from synreal.synbench.grained import STATISTICS, disagreements, fine_grained, gr
 from synreal.synbench.lightness import Brightness
 from synreal.synbench.measure import YES_NO
 from synreal.synbench.numbers import TIDY, all_numbers
+from synreal.synbench.overlap import PersonOverlap
+from synreal.synbench.questions import PersonBlocking
 from synreal.synbench.study import Measured, check_worlds, measure_all
 from synreal.synbench.thresholds import Range, check_known, check_thresholds, read_thresholds
 
@@ -357,6 +359,16 @@ def test_backends_that_cannot_be_had_are_refused_at_once(options, message, monke
     monkeypatch.delenv("SYNREAL_DETECTOR_DIR", raising=False)
     with pytest.raises(InputError, match=message):
         open_measures(["cat", "bag"], **options)
+
+
+def test_a_vlm_is_asked_about_the_persons_that_a_detector_finds(monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    ask = {"vlm": "llava@http://localhost:8000/v1"}
+    [scale, _, blocking] = open_measures(["bag"], detector="detector", **ask)
+    assert blocking.name == "person blocking" and isinstance(blocking, PersonBlocking)
+    assert "llava" in blocking.fingerprint and scale.detector.fingerprint in blocking.fingerprint
+    [_, _, overlap] = open_measures(["bag"], detector="detector")
+    assert isinstance(overlap, PersonOverlap) and overlap.fingerprint != blocking.fingerprint
 
 
 def test_a_vlm_is_an_endpoint_or_a_folder(monkeypatch, tmp_path):

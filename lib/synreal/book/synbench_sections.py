@@ -166,7 +166,8 @@ def _forest(rows: pd.DataFrame, name: str) -> Picture:
             reference=None,
         ),
         f"Shares by coarse group with 95 % intervals. {words}.",
-        f"Fine-grained consistency of {name}, in the coarse groups that lose most, with 95 % intervals.",
+        f"The coarse groups of {name} that lose most, 95 % intervals; the judge answers among the classes "
+        "of the sets.",
     )  # fmt: skip
 
 

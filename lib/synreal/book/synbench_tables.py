@@ -33,7 +33,7 @@ def tables(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
     whole, corrected = rows["group"] == ALL, rows["statistic"].isin(CORRECTED)
     classes = rows["statistic"].isin(CLASS_STATISTICS) & ~whole
     parts = {
-        "Corrected for the judge's own errors": rows[whole & corrected],
+        "Corrected for the judge's own errors, among the classes of the sets": rows[whole & corrected],
         "Every statistic": rows[whole & ~corrected],
         "Class by class": rows[classes],
         "Coarse groups": rows[~whole & ~classes & rows["statistic"].str.contains("consistency|inside")],
