@@ -95,7 +95,8 @@ def forest(
     """Dots with their intervals, one line per group, dodged and coloured by hue, n in the labels.
 
     frame: one row per dot with the columns `group`, `hue`, `panel`, `value`, ci_low, ci_high and n, as
-    recorded; a missing interval draws no bar, a missing value no dot. Panels stand side by side.
+    recorded; a missing interval draws no bar, a missing value no dot. Up to three panels stand side by side,
+    more of them two by two.
     palette: colours by hue, default `colours`. reference: place of the dashed line, None for none.
     Raises ValueError when a (panel, group, hue) triple occurs twice, since one would hide the other.
     """
@@ -110,10 +111,14 @@ def forest(
         raise ValueError(f"forest: one {' and '.join(parts)} occurs twice; select one row each")
     groups, hues, panels = (list(frame[name].unique()) for name in ("_group", "_hue", "_panel"))
     crowd = int(frame.groupby("_panel")["_hue"].nunique().max())  # dots of one group, one below the other
-    size = (7.5 if len(panels) == 1 else 4.2 * len(panels), 0.9 + 0.16 * len(groups) * (1 + crowd))
-    fig, grid = plt.subplots(1, len(panels), figsize=size, sharey=True, squeeze=False)
+    columns = len(panels) if len(panels) < 4 else 2
+    rows = -(-len(panels) // columns)
+    size = (7.5 if columns == 1 else 4.2 * columns, rows * (0.9 + 0.16 * len(groups) * (1 + crowd)))
+    fig, grid = plt.subplots(rows, columns, figsize=size, sharey=True, squeeze=False)
+    for axes in grid.flat[len(panels) :]:
+        axes.set_axis_off()
     shades = dict(palette or colours(hues))
-    for axes, title in zip(grid.flat, panels, strict=True):
+    for axes, title in zip(grid.flat, panels, strict=False):  # an odd panel leaves a place empty
         _dots_of_panel(axes, frame[frame["_panel"] == title], value, groups, hues, shades)
         _finish(axes, frame, groups, reference)
         axes.set(xlabel=xlabel, title=title)
