@@ -48,7 +48,7 @@ test: install  ## everything: style, types, stored outputs of the notebooks, the
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest --nbval-lax --nbval-current-env notebooks
-	$(BIN)/pytest tests
+	$(BIN)/pytest -n 2 --dist loadfile tests
 
 .PHONY: zoo
 zoo: install  ## train the shipped models again from nothing; goes on when interrupted

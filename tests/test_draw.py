@@ -8,6 +8,7 @@ from synreal.generate.autoencoder import PatchAutoencoder
 from synreal.generate.pipeline import new_pipeline
 from synreal.generate.sample import Sampling
 from synreal.generate.tokenizer import learn_tokenizer
+from synreal.synbench import draw
 from synreal.synbench.draw import draw_world
 
 TWO_STEPS = Sampling(guidance_scale=2.0, steps=2, seed=0)
@@ -18,7 +19,9 @@ def generator(tmp_path_factory):
     """An untrained pipeline, saved as the zoo's are."""
     folder = tmp_path_factory.mktemp("drawn") / "tiny"
     texts = ["a photo of a bag", "a large coat", "a dark shirt with a person"]
-    new_pipeline(learn_tokenizer(texts), PatchAutoencoder(width=16, encoder_blocks=1, decoder_blocks=1)).save_pretrained(folder)
+    new_pipeline(
+        learn_tokenizer(texts), PatchAutoencoder(width=16, encoder_blocks=1, decoder_blocks=1)
+    ).save_pretrained(folder)
     return folder
 
 
@@ -51,3 +54,14 @@ def test_what_differs_is_drawn_anew(generator, captioned, change, tmp_path):
 def test_prompts_need_captions(generator, captioned):
     with pytest.raises(InputError, match="mine: the prompts need a column caption"):
         draw_world("mine", generator, captioned.remove_columns("caption"), "caption", TWO_STEPS)
+
+
+def test_a_generator_is_found_from_any_folder(generator, captioned, tmp_path, monkeypatch):
+    monkeypatch.setattr(draw, "repository_root", lambda: generator.parent)
+    monkeypatch.chdir(tmp_path)
+    first = draw_world("set", generator.name, captioned, "caption", TWO_STEPS)
+    monkeypatch.setenv("MY_GENERATORS", str(generator.parent))
+    again = draw_world("set", f"$MY_GENERATORS/{generator.name}", captioned, "caption", TWO_STEPS)
+    assert first.images["id"][:] == again.images["id"][:]
+    with pytest.raises(InputError, match="set the environment variable NOT_SET"):
+        draw_world("set", "$NOT_SET/tiny", captioned, "caption", TWO_STEPS)

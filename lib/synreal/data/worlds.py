@@ -58,7 +58,7 @@ def open_world(
     unreadable: "stop" refuses a set with images that cannot be decoded, "drop" leaves them out and says so.
     Raises InputError for an unknown split, a variable that is not set, and whatever loading refuses.
     """
-    place = _expanded(source)
+    place = expanded(source)
     if match := _SCENES.fullmatch(place):
         if match[1] not in SPLITS or not count:
             raise InputError(
@@ -84,7 +84,8 @@ def _preset(place: str) -> str:
     return name if colon and name in PRESETS else ""
 
 
-def _expanded(source: str) -> str:
+def expanded(source: str) -> str:
+    """A place with the variables of the environment filled in; InputError for one that is not set."""
     place = os.path.expandvars(source)
     if missing := re.findall(r"\$\{?(\w+)", place):
         raise InputError(f"{source}: set the environment variable {missing[0]} to the folder of the data")
