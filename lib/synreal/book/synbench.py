@@ -15,14 +15,18 @@ Measures: consistency, object scale, brightness, and person blocking.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
 from synreal.book.record import Study
 from synreal.data.hierarchy import Hierarchy
+from synreal.data.imageset import class_names
+from synreal.errors import InputError
 from synreal.synbench.compare import compare_all
 from synreal.synbench.consistency import consistency
 from synreal.synbench.correction import corrected_consistency
+from synreal.synbench.grained import SIDES, answers
 from synreal.synbench.judged import Consistency
 from synreal.synbench.measure import Measure
 from synreal.synbench.study import Measured
@@ -42,7 +46,11 @@ def record_sets(
     draws: int,
     seed: int,
 ) -> pd.DataFrame:
-    """Record the RECORDED statistics of synthetic sets beside the real one; returns all of `compare_all`."""
+    """Record the RECORDED statistics of synthetic sets beside the real one; returns all of `compare_all`.
+
+    Raises InputError when a measure failed on any of the sets: a chapter shows all or says why not.
+    """
+    _check_taken([real, *synthetic])
     table = compare_all(real, synthetic, measures, draws, seed)
     return _record(study, table.assign(model=table["synthetic"]), real.name, seed)
 
@@ -56,7 +64,12 @@ def record_against(
     draws: int,
     seed: int,
 ) -> pd.DataFrame:
-    """The same of synthetic sets beside another synthetic one, as model "<set> vs <base>"."""
+    """The same of synthetic sets beside another synthetic one, as model "<set> vs <base>".
+
+    Sets drawn for the same prompts from the same seeds resemble each other; the intervals take them as
+    independent, and are wider than they need be.
+    """
+    _check_taken([base, *others])
     table = compare_all(base, others, measures, draws, seed)
     return _record(study, table.assign(model=table["synthetic"] + f" vs {base.name}"), data, seed)
 
@@ -70,17 +83,22 @@ def record_consistency(
     draws: int,
     seed: int,
 ) -> pd.DataFrame:
-    """Record judge-corrected consistency and the share of wrong images inside the coarse group."""
-    truth = judge.predictions(real.world)
+    """Record judge-corrected consistency and the share of wrong images inside the coarse group.
+
+    The judge answers among the classes of the sets, whatever else it knows: its confusion can be known, and
+    taken out, only of classes with real images.
+    """
+    classes = class_names(real.world.images)
+    truth = answers(judge, real, classes)
     rows = []
     for part in (real, *synthetic):
-        answers = judge.predictions(part.world)
+        judged = answers(judge, part, classes)
         clusters = (real.world.clusters, part.world.clusters)
         name = "real" if part is real else part.name
-        own = consistency(answers, hierarchy, part.world.clusters, draws, seed)
+        own = consistency(judged, hierarchy, part.world.clusters, draws, seed)
         rows.append(own[(own["metric"] == "inside_share") & (own["group"] == "all")].assign(model=name))
         if part is not real:
-            corrected = corrected_consistency(truth, answers, clusters, draws, seed)
+            corrected = corrected_consistency(truth, judged, clusters, draws, seed)
             rows.append(corrected[corrected["group"] == "all"].assign(model=name))
     table = pd.concat(rows, ignore_index=True)
     table = table[table["metric"].isin(["inside_share", "corrected_consistency", "confidence_gap"])]
@@ -98,10 +116,22 @@ def record_validation(study: Study, tables: Mapping[str, pd.DataFrame], data: st
     return table
 
 
+def images_behind(row: Mapping[str, Any]) -> int:
+    """How many images a row of `compare_all` rests on: those of its own set, or of the smaller of the two."""
+    side = next((side for side in SIDES if row["statistic"].endswith(f"_{side}")), None)
+    return int(row[f"n_{side}"] if side else min(row["n_real"], row["n_synthetic"]))
+
+
+def _check_taken(sets: Sequence[Measured]) -> None:
+    if failed := [f"{part.name}: {name}: {why}" for part in sets for name, why in part.failures.items()]:
+        raise InputError(
+            f"{len(failed)} measures failed: {'; '.join(failed)}. The others are kept; run again"
+        )
+
+
 def _record(study: Study, table: pd.DataFrame, data: str, seed: int) -> pd.DataFrame:
     for row in table[table["statistic"].isin(RECORDED)].to_dict("records"):
-        n = int(min(row["n_real"], row["n_synthetic"]))
-        _write(study, f"{row['measure']}/{row['statistic']}", row, data, n, seed)
+        _write(study, f"{row['measure']}/{row['statistic']}", row, data, images_behind(row), seed)
     return table
 
 

@@ -2,25 +2,26 @@
 
 from collections.abc import Mapping, Sequence
 
-import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.figure import Figure
 
 from synreal.book import plots
-from synreal.book.boxes import QUANTILES, quantile_boxes
+from synreal.book.boxes import boxes_in_words, quantile_boxes
 from synreal.book.papers import paper_table
+from synreal.book.sheets import worst_cases
+from synreal.book.synbench import images_behind
 from synreal.data.hierarchy import Hierarchy
+from synreal.data.imageset import class_names
 from synreal.synbench.consistency import group_confusion
 from synreal.synbench.extremes import extremes, pictures
+from synreal.synbench.grained import answers
 from synreal.synbench.judged import Consistency
 from synreal.synbench.measure import YES_NO, Measure
 from synreal.synbench.study import Measured
 
 SHOWN = {  # statistics that say in one number whether a set falls short
-    "proportion_difference": "share, minus real",
-    "range_ratio": "range, over real",
+    "proportion_difference": "share of images",
+    "range_ratio": "width from 5 to 95 %",
 }
 MAIN = (
     "proportion_real", "proportion_synthetic", "proportion_difference", "mean_difference", "range_ratio",
@@ -40,14 +41,25 @@ def validation_table(table: pd.DataFrame) -> pd.DataFrame:
 
 def main_table(found: pd.DataFrame) -> pd.DataFrame:
     """The statistics of one set that decide, with intervals, p after Holm, and n."""
-    rows = found[found["statistic"].isin(MAIN)].set_index(["measure", "statistic"])
-    shown = _readable(rows.assign(n=rows[["n_real", "n_synthetic"]].min(axis=1)))
-    return shown.assign(**{"p, Holm": ["" if pd.isna(p) else f"{p:.4f}" for p in rows["p_holm"]]})
+    rows = _counted(found[found["statistic"].isin(MAIN)]).set_index(["measure", "statistic"])
+    return _readable(rows).assign(**{"p, Holm": rows["p_holm"].map(_p_value)})
 
 
 def consistency_table(table: pd.DataFrame) -> pd.DataFrame:
     """Corrected consistency, the check of its assumption, and where wrong images end."""
     return _readable(table.set_index(["model", "metric"]))
+
+
+def _counted(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows.assign(n=[images_behind(row) for row in rows.to_dict("records")])
+
+
+def _p_value(p: float) -> str:
+    return "" if pd.isna(p) else "< 0.0001" if p < 1e-4 else f"{p:.4f}"
+
+
+def _estimate(row: pd.Series) -> str:
+    return f"{row['value']:.4f} ({row['ci_low']:.4f} to {row['ci_high']:.4f}, n = {images_behind(row):,})"
 
 
 def _readable(rows: pd.DataFrame) -> pd.DataFrame:
@@ -64,16 +76,17 @@ def _readable(rows: pd.DataFrame) -> pd.DataFrame:
 
 def shares_and_ranges(table: pd.DataFrame) -> Figure:
     """A panel for each measure, a dot for each set: the difference of shares, or the ratio of ranges."""
-    rows = table[table["statistic"].isin(SHOWN)].assign(
-        n=lambda t: t[["n_real", "n_synthetic"]].min(axis=1),
+    rows = _counted(table[table["statistic"].isin(SHOWN)]).assign(
         panel=lambda t: t["measure"] + "\n" + t["statistic"].map(SHOWN),
         no_difference=lambda t: (t["statistic"] == "range_ratio").astype(float),
     )
-    # Ratios are shown as their distance from 1, so that one dashed line means "as real" in every panel.
+    # A ratio is shown as its distance from 1: in all panels the dashed line is "as real", left of it less.
     for column in ("value", "ci_low", "ci_high"):
         rows[column] -= rows["no_difference"]
     palette = {"": plots.PALETTE["synthetic"]}
-    return plots.forest(rows, group="synthetic", panel="panel", xlabel="as real at 0", palette=palette)
+    return plots.forest(
+        rows, group="synthetic", panel="panel", xlabel="less than real (left), more (right)", palette=palette
+    )
 
 
 def effects_alt(table: pd.DataFrame) -> str:
@@ -91,41 +104,36 @@ def _named(rows: pd.DataFrame) -> str:
 def boxes(sets: Mapping[str, Measured], measures: Sequence[Measure], name: str) -> Figure:
     """The quantile boxes of one measure in several sets, the real one first."""
     unit = next(measure.unit for measure in measures if measure.name == name)
-    return quantile_boxes({key: part.values[name] for key, part in sets.items()}, xlabel=f"{name} ({unit})")
+    return quantile_boxes(_values(sets, name), xlabel=f"{name} ({unit})")
 
 
 def boxes_alt(sets: Mapping[str, Measured], name: str) -> str:
-    """The same in words: median and whiskers of each set."""
-    parts = []
-    for key, part in sets.items():
-        low, _, median, _, high = np.nanquantile(part.values[name], QUANTILES)
-        parts.append(f"{key}: median {median:.3g}, from {low:.3g} to {high:.3g}")
-    return f"Box plots of {name}. " + "; ".join(parts) + "."
+    """The same in words."""
+    return f"Box plots of {name}. {boxes_in_words(_values(sets, name))}."
 
 
-def confusions(judge: Consistency, sets: Mapping[str, Measured], hierarchy: Hierarchy) -> Figure:
-    """The judge's answers inside the largest coarse group, a grid for each set (P1 Fig. 4b)."""
+def _values(sets: Mapping[str, Measured], name: str) -> dict[str, pd.Series]:
+    return {key: part.values[name] for key, part in sets.items()}
+
+
+def confusions(
+    judge: Consistency, sets: Mapping[str, Measured], hierarchy: Hierarchy
+) -> dict[str, pd.DataFrame]:
+    """What the judge sees in the largest coarse group, by set, for `confusion_maps` (P1 Fig. 4b)."""
     coarse = max(hierarchy.groups, key=lambda group: len(hierarchy.groups[group]))
-    fig, grid = plt.subplots(1, len(sets), figsize=(4.2 * len(sets), 3.6), sharey=True, squeeze=False)
-    for axes, (name, part) in zip(grid.flat, sets.items(), strict=True):
-        counts = group_confusion(judge.predictions(part.world), hierarchy, coarse)
-        shares = counts.div(counts.sum(axis=1), axis=0)
-        sns.heatmap(shares, annot=True, fmt=".2f", cmap="Blues", vmin=0, vmax=1, cbar=False, ax=axes)
-        axes.set(
-            title=f"{name}, n = {int(counts.to_numpy().sum()):,}", xlabel="the judge sees", ylabel="label"
-        )
-    plt.close(fig)
-    return fig
+    classes = class_names(next(iter(sets.values())).world.images)
+    return {
+        name: group_confusion(answers(judge, part, classes), hierarchy, coarse) for name, part in sets.items()
+    }
 
 
-def ends(sets: Mapping[str, Measured], name: str, seed: int, count: int = 6) -> Figure:
-    """The images with the lowest and the highest values, a row for each set, values above."""
-    shown, titles = [], []
-    for part in sets.values():
-        rows = extremes(part, name, count, seed)
-        shown += pictures(part, rows["row"])
-        titles += [f"{value:.3g}" for value in rows["value"]]
-    return plots.image_sheet(shown, titles, columns=2 * count)
+def ends(sets: Mapping[str, Measured], name: str, seed: int, count: int = 5) -> Figure:
+    """The images with the lowest and the highest values, a row for each set, the value below each."""
+    rows = {}
+    for key, part in sets.items():
+        found = extremes(part, name, count, seed)
+        rows[key] = list(zip(pictures(part, found["row"]), found["value"].map("{:.3g}".format), strict=True))
+    return worst_cases(rows)
 
 
 def beside_paper(found: pd.DataFrame) -> pd.DataFrame:
@@ -133,6 +141,6 @@ def beside_paper(found: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for line in paper_table("P1", "sec3").itertuples():
         own = found[(found["measure"] == line.measure) & (found["statistic"] == line.statistic)]
-        here = f"{own['value'].iloc[0]:.3f}" if len(own) else "not measured"
+        here = _estimate(own.iloc[0]) if len(own) else "not measured"
         rows.append({"share of images": line.what, "paper": f"{line.share:.4f}", "here": here})
     return pd.DataFrame(rows).set_index("share of images")
