@@ -4,9 +4,13 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import nbformat
 import pytest
+
+if TYPE_CHECKING:
+    from torch import nn
 
 PARAMETERS = """profile: str = "mini"  # set by the runner
 n: int = 2  # images; cost grows = linearly
@@ -47,3 +51,20 @@ def chromium() -> str:
     if os.environ.get("CI"):
         pytest.fail("CI is set and Chromium is not installed: `.ci/run` should have installed it")
     pytest.skip("Chromium is not installed (Debian: apt-get install chromium)")
+
+
+@pytest.fixture(scope="session")
+def random_weights() -> Callable[["nn.Module"], "nn.Module"]:
+    """Gives a detector weights that make its answers differ; the first ones of a head are nearly constant."""
+
+    def fill(module: "nn.Module") -> "nn.Module":
+        import torch
+
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for name, parameter in module.named_parameters():
+                if "dfl" not in name:
+                    parameter.normal_(std=0.3, generator=generator)
+        return module.eval()
+
+    return fill

@@ -37,15 +37,9 @@ CARD = yolo.DetectorCard(name="tiny", architecture=TINY, class_names=CLASSES, im
 
 
 @pytest.fixture(scope="module")
-def network():
+def network(random_weights):
     """A detector with random weights, unsure enough to find something on every image."""
-    module = yolo.build_detector(CARD)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for name, parameter in module.named_parameters():
-            if "dfl" not in name:
-                parameter.normal_(std=0.3, generator=generator)
-    return module.eval()
+    return random_weights(yolo.build_detector(CARD))
 
 
 def image_set(count=6, sizes=((32, 32),), labels=None):

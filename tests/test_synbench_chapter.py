@@ -120,7 +120,8 @@ def test_figures_tell_less_from_more(study, sets):
         "brightness\nwidth from 5 to 95 %",
     ]
     assert "Below real: brightness of synthetic, brightness of CFG 4" in views.effects_alt(table)
-    assert "synthetic: median 50" in views.boxes_alt({"real": real, "synthetic": synthetic}, "brightness")
+    median = f"synthetic: median {synthetic.values['brightness'].median():.3g}"
+    assert median in views.boxes_alt({"real": real, "synthetic": synthetic}, "brightness")
 
 
 def test_beside_the_paper_stand_interval_and_n(study, sets):

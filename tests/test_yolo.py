@@ -24,16 +24,6 @@ CARD = yolo.DetectorCard(name="tiny", architecture=TINY, class_names=("bag", "co
 PIXELS = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
-def random_weights(module):
-    """Weights that make the answers differ; the first ones of a head are nearly constant."""
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for name, parameter in module.named_parameters():
-            if "dfl" not in name:
-                parameter.normal_(std=0.3, generator=generator)
-    return module.eval()
-
-
 def scores(module):
     with torch.no_grad():
         return module(PIXELS)[0]
@@ -53,7 +43,7 @@ def published(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def encoder(tmp_path_factory):
+def encoder(tmp_path_factory, random_weights):
     """A CLIP checkpoint with embeddings as wide as YOLO-World's."""
     update = {
         "weights": "model.safetensors", "weights_env": None, "image_size": 32, "resize": 32,
@@ -82,7 +72,7 @@ def test_importing_it_changes_nothing_for_others(tmp_path):
         Image.open(tmp_path / "noise.png")
 
 
-def test_our_format_gives_back_the_network(tmp_path):
+def test_our_format_gives_back_the_network(tmp_path, random_weights):
     module = random_weights(yolo.build_detector(CARD))
     written = yolo.save_detector(tmp_path, module, CARD)
     loaded, card = yolo.load_detector_module(tmp_path)
@@ -121,7 +111,7 @@ def test_weights_that_diverged_are_not_saved(tmp_path):
         yolo.save_detector(tmp_path, module, CARD)
 
 
-def test_published_detectors_load_from_their_pickles(published):
+def test_published_detectors_load_from_their_pickles(published, random_weights):
     module = published("yolov5su.pt", random_weights(yolo.build_detector(CARD)))
     loaded = yolo.load_published("yolov5su.pt")
     assert loaded.names == module.names
@@ -160,7 +150,7 @@ def test_what_one_file_may_hold_no_later_file_may(published, tmp_path):
         torch.load(tmp_path / "yolov5su.pt", weights_only=True)
 
 
-def test_missing_weights_say_what_to_put_where(monkeypatch, tmp_path):
+def test_missing_weights_say_what_to_put_where(monkeypatch, tmp_path, world):
     monkeypatch.delenv(yolo.WEIGHTS_ENV, raising=False)
     with pytest.raises(InputError, match="set the environment variable SYNREAL_DETECTOR_DIR to the folder"):
         yolo.load_published("yolov5su.pt")
@@ -173,12 +163,14 @@ def test_missing_weights_say_what_to_put_where(monkeypatch, tmp_path):
         yolo.set_vocabulary(world(), ["hen"])
 
 
-def world():
-    return random_weights(yolo.WorldModel(WORLD | {"nc": 3}, nc=3, verbose=False))
+@pytest.fixture
+def world(random_weights):
+    """Makes YOLO-World, small and untrained."""
+    return lambda: random_weights(yolo.WorldModel(WORLD | {"nc": 3}, nc=3, verbose=False))
 
 
 @torch.no_grad()
-def test_yolo_world_looks_for_the_classes_it_is_given(encoder, published):
+def test_yolo_world_looks_for_the_classes_it_is_given(encoder, published, world):
     published("yolov8s-worldv2.pt", world())
     module = yolo.load_published("yolov8s-worldv2.pt")
     yolo.set_vocabulary(module, ["hen", "rooster", "person", "house"], encoder)
@@ -195,7 +187,7 @@ def test_yolo_world_looks_for_the_classes_it_is_given(encoder, published):
     assert hen_first.isfinite().all()
 
 
-def test_a_vocabulary_needs_yolo_world_and_different_names(encoder):
+def test_a_vocabulary_needs_yolo_world_and_different_names(encoder, world):
     with pytest.raises(InputError, match="found DetectionModel, expected a YOLO-World network"):
         yolo.set_vocabulary(yolo.build_detector(CARD), ["hen"], encoder)
     for names in ([], ["hen", "hen"]):

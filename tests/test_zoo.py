@@ -55,7 +55,7 @@ def shrink(patch):
         patch.setattr(zoo, name, value)
     for name, value in {"VIT": TINY, "CLIP": TINY, "EVALUATED": 80}.items():
         patch.setattr(plans, name, value)
-    for name, value in {"SCENES": 60, "JUDGE": TINY, "EVALUATED": 80}.items():
+    for name, value in {"SCENES": 60, "JUDGE": TINY}.items():
         patch.setattr(judge, name, value)
     small = DetectorRecipe(scenes=12, validation=6, epochs=1, batch_size=6)
     patch.setattr(zoo, "train_detector", partial(train_detector, recipe=small))

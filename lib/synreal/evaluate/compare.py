@@ -11,12 +11,12 @@ from synreal.evaluate.predictions import Predictions
 from synreal.evaluate.report import predictions_tally
 from synreal.evaluate.statistics import (
     bootstrap_p,
-    holm,
     mcnemar_p,
     minimum_detectable_effect,
     no_interval,
     percentile_interval,
     power_factor,
+    with_holm,
 )
 from synreal.evaluate.tally import Metric, Sums, Tally, resampled
 
@@ -50,8 +50,7 @@ def compare(
     tallies = [predictions_tally(model, hierarchy, factors, clusters) for model in (a, b)]
     pair = _Pair.of(tallies[0], tallies[1], draws, seed)
     table = pd.DataFrame([_row(metric, pair) for metric in tallies[0].metrics])
-    adjusted = table.groupby("metric")["p"].transform(lambda p: holm(p.to_numpy()))
-    table.insert(table.columns.get_loc("p") + 1, "p_holm", adjusted)
+    table = with_holm(table, "metric")
     names = pd.DataFrame({"model_a": a.model, "model_b": b.model, "data": a.image_set}, index=table.index)
     return pd.concat([names, table], axis=1)
 

@@ -20,11 +20,11 @@ from synreal.evaluate.statistics import (
     bootstrap_p,
     cluster_codes,
     design_effect,
-    holm,
     no_interval,
     percentile_interval,
     wilson_bounds,
     wilson_interval,
+    with_holm,
 )
 from synreal.evaluate.tally import ratio
 
@@ -98,9 +98,7 @@ def compare_classes(
         chosen = [sample.where(part == name) for sample, part in zip(pair, classes, strict=True)]
         tables[name] = _distribution_table((chosen[0], chosen[1]), draws, seed)
     table = pd.concat(tables, names=["class"]).reset_index(level="class").reset_index(drop=True)
-    adjusted = table.groupby("statistic")["p"].transform(lambda p: holm(p.to_numpy()))
-    table.insert(table.columns.get_loc("p") + 1, "p_holm", adjusted)
-    return table
+    return with_holm(table, "statistic")
 
 
 def compare_proportions(

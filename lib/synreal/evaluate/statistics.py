@@ -192,6 +192,13 @@ def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
     return adjusted
 
 
+def with_holm(table: pd.DataFrame, by: str) -> pd.DataFrame:
+    """The table with a column p_holm after p, adjusted within each value of column `by`."""
+    adjusted = table.groupby(by)["p"].transform(lambda p: holm(p.to_numpy()))
+    table.insert(table.columns.get_loc("p") + 1, "p_holm", adjusted)
+    return table
+
+
 def power_factor(alpha: float = 0.05, power: float = 0.8) -> float:
     """How many standard errors a difference must span to be found: z(1 - alpha/2) + z(power), 2.80 here."""
     return float(norm.ppf(1 - alpha / 2) + norm.ppf(power))

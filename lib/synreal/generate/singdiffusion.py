@@ -8,7 +8,7 @@ of a prompt from pure noise; sampling goes on from that average, noised to the p
 
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -60,7 +60,10 @@ class SingDiffusion(Backend, frozen=True):
         pipeline, initial = normal.pipeline(), load_initial_step(self.folder)
         with quiet():  # diffusers warns of any change of precision
             initial.to(pipeline.device, pipeline.unet.dtype)
-        batch = partial(_draw_batch, initial, pipeline)
+
+        def batch(*request: Any) -> np.ndarray:
+            return run_pipeline(pipeline, *request, initial_latents(initial, pipeline, *request))
+
         draw = partial(in_batches, batch, batch_size=self.batch_size)
         return lambda *request: resized(draw(*request), normal.size)
 
@@ -152,15 +155,3 @@ def initial_latents(
         average = (unguided + guidance_scale * (average - unguided)) / guidance_scale
     noised = scheduler.add_noise(average, start, scheduler.timesteps[:1])
     return noised / scheduler.init_noise_sigma  # which the pipeline multiplies by
-
-
-def _draw_batch(
-    initial: UNet2DConditionModel,
-    pipeline: StableDiffusionPipeline,
-    prompts: list[str],
-    noise: list[torch.Generator],
-    guidance_scale: float,
-    steps: int,
-) -> np.ndarray:
-    latents = initial_latents(initial, pipeline, prompts, noise, guidance_scale, steps)
-    return run_pipeline(pipeline, prompts, noise, guidance_scale, steps, latents)

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import timm
 import torch
@@ -12,6 +12,15 @@ from torch import Tensor, nn
 from synreal.errors import InputError
 from synreal.models.card import Card
 from synreal.models.preprocess import Images, Preprocess
+
+
+def weights_hash(tensors: Mapping[str, Tensor], beside: str) -> str:
+    """16 hexadecimal digits of named tensors, whatever their device, and of what else shapes the answers."""
+    digest = hashlib.sha256(beside.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 class Classifier(ABC):
@@ -37,11 +46,7 @@ class Classifier(ABC):
         The same in every process and on every device; half-precision storage changes it, since it changes
         the weights.
         """
-        digest = hashlib.sha256(json.dumps(_shaping_fields(self.card), sort_keys=True).encode())
-        for name, tensor in sorted(self.module.state_dict().items()):
-            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()[:16]
+        return weights_hash(self.module.state_dict(), json.dumps(_shaping_fields(self.card), sort_keys=True))
 
     @property
     def preprocess_hash(self) -> str:

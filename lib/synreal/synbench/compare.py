@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from synreal.evaluate.distribution import compare_classes, compare_distributions, compare_proportions
-from synreal.evaluate.statistics import MINIMUM_IMAGES, holm
+from synreal.evaluate.statistics import MINIMUM_IMAGES, holm, with_holm
 from synreal.synbench.measure import YES_NO, Measure
 from synreal.synbench.study import Measured
 
@@ -57,9 +57,7 @@ def compare_by_class(
         for name in sorted(set(real.labels) | set(synthetic.labels))
     }
     table = pd.concat(tables, names=["class"]).reset_index(level="class").reset_index(drop=True)
-    adjusted = table.groupby("statistic")["p"].transform(lambda p: holm(p.to_numpy()))
-    table.insert(table.columns.get_loc("p") + 1, "p_holm", adjusted)
-    return table
+    return with_holm(table, "statistic")
 
 
 def taken(real: Measured, synthetic: Measured, measures: Sequence[Measure]) -> list[Measure]:

@@ -20,7 +20,7 @@ from synreal.evaluate.accuracy import accuracy_tally, correct
 from synreal.evaluate.finegrained import fine_grained_tally, fine_members
 from synreal.evaluate.predictions import Predictions
 from synreal.evaluate.report import tally_report
-from synreal.evaluate.statistics import bootstrap_p, holm, no_interval, percentile_interval
+from synreal.evaluate.statistics import bootstrap_p, no_interval, percentile_interval, with_holm
 from synreal.evaluate.tally import Metric, Sums, Tally, joined, proportion, ratio, resampled
 
 Clusters = tuple[pd.Series | None, pd.Series | None]  # of the real and the synthetic set, see `report`
@@ -94,8 +94,7 @@ def consistency_gap(
     totals = [tally.totals() for tally in tallies]
     drawn = [resampled([tally], draws, 2 * seed + part)[0] for part, tally in enumerate(tallies)]
     table = pd.DataFrame([_gap(metric, totals, drawn) for metric in tallies[0].metrics])
-    adjusted = table.groupby("metric")["p"].transform(lambda p: holm(p.to_numpy()))
-    table.insert(table.columns.get_loc("p") + 1, "p_holm", adjusted)
+    table = with_holm(table, "metric")
     names = {"judge": real.model, "real": real.image_set, "synthetic": synthetic.image_set}
     return pd.concat([pd.DataFrame(names, index=table.index), table], axis=1)
 

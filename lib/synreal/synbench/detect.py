@@ -1,6 +1,5 @@
 """Boxes on images: one table, whatever found them."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,6 +14,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from synreal.models.classifier import weights_hash
 from synreal.models.yolo import (
     DetectionPredictor,
     load_detector_module,
@@ -65,13 +65,9 @@ class YoloDetector:
     @cached_property
     def fingerprint(self) -> str:
         """16 hexadecimal digits of the weights, the classes and the thresholds."""
-        digest = hashlib.sha256(
-            repr((self.class_names, self.image_size, self.confidence, self.overlap)).encode()
-        )
-        tensors = self.module.state_dict() | {"": getattr(self.module, "txt_feats", torch.zeros(0))}
-        for name, tensor in tensors.items():
-            digest.update(name.encode() + tensor.detach().cpu().numpy().tobytes())
-        return digest.hexdigest()[:16]
+        settings = (self.class_names, self.image_size, self.confidence, self.overlap)
+        words = getattr(self.module, "txt_feats", torch.zeros(0))  # of YOLO-World, no part of its state
+        return weights_hash(self.module.state_dict() | {"txt_feats": words}, repr(settings))
 
     def detect(self, images: datasets.Dataset) -> pd.DataFrame:
         """See `Detector`. Images are decoded as they are needed, so memory does not grow with their number.

@@ -3,15 +3,15 @@
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Protocol
 
 import datasets
 import numpy as np
 import pandas as pd
 
-from synreal.data.decode import DECODING_ERRORS, open_record, to_rgb
+from synreal.data import stored
 from synreal.data.imageset import check_image_set
-from synreal.errors import InputError
+from synreal.data.stored import undecoded
 
 ROWS_AHEAD = 64  # images decoded before the first of them is used
 YES_NO = "0 or 1"  # the unit of measures that answer yes (1) or no (0); their means are proportions
@@ -62,17 +62,8 @@ def decoded(images: datasets.Dataset) -> Iterator[tuple[str, np.ndarray]]:
     `data.imageset` or an image cannot be decoded.
     """
     check_image_set(images, "image set")
-    raw = images.select_columns(["image", "id"]).cast_column("image", datasets.Image(decode=False))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for rows in raw.with_format("arrow").iter(batch_size=ROWS_AHEAD):
-            ids = rows["id"].to_pylist()
-            yield from zip(ids, pool.map(_pixels, rows["image"].to_pylist(), ids), strict=True)
-
-
-def _pixels(record: dict[str, Any] | None, key: str) -> np.ndarray:
-    try:
-        return np.asarray(to_rgb(open_record(record)))
-    except DECODING_ERRORS as error:
-        raise InputError(
-            f"image {key}: cannot be decoded ({error}); load the set with unreadable='drop'"
-        ) from error
+        for table in undecoded(images).with_format("arrow").iter(batch_size=ROWS_AHEAD):
+            rows = table.to_pylist()
+            pixels = pool.map(lambda row: np.asarray(stored.decoded(row)), rows)
+            yield from zip((row["id"] for row in rows), pixels, strict=True)

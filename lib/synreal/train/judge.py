@@ -11,17 +11,16 @@ from pathlib import Path
 import torch
 
 from synreal.data.scenes import scene_arrays
-from synreal.data.sprites import CLASS_NAMES
-from synreal.models.card import Card, Expected, load_card
-from synreal.models.load import build_module, save_checkpoint
+from synreal.models.card import Card, load_card
+from synreal.models.load import build_module
 from synreal.paths import cache_dir, zoo_dir
 from synreal.train.loop import Recipe
-from synreal.train.plans import EVALUATED, validation_accuracy
+from synreal.train.plans import save_measured, scenes_card
 from synreal.train.pretrain import train_classifier
 
 SCENES = 60_000
 JUDGE = Recipe(steps=1900, batch_size=128, learning_rate=2e-3, weight_decay=0.05)
-CARD = Card(
+CARD = scenes_card(
     name="Judge",
     role="judge",
     library="timm",
@@ -31,16 +30,7 @@ CARD = Card(
         "stem_type": "deep", "stem_width": 24, "channels": [64, 128, 128, 128], "layers": [2, 2, 0, 0],
     },
     activation="relu",
-    weights="model.safetensors",
-    image_size=32,
-    resize=32,
-    crop="none",
-    interpolation="bilinear",
-    mean=(0.5, 0.5, 0.5),
-    std=(0.5, 0.5, 0.5),
     head="linear",
-    class_names=CLASS_NAMES,
-    license="MIT",
 )  # fmt: skip
 
 
@@ -59,11 +49,8 @@ def train_judge(out: Path, work: Path) -> Card:
     module = build_module(CARD).to(memory_format=torch.channels_last)
     train_classifier(module, torch.from_numpy(images), labels, JUDGE, work / CARD.name)
     cost = {"steps": JUDGE.steps, "batch_size": JUDGE.batch_size, "wall_seconds": round(time.time() - start)}
-    card = CARD.model_copy(update={"training": {"source": "real", "images": SCENES} | cost})
-    save_checkpoint(folder, module, card, half=True)
-    value = validation_accuracy(folder)
-    expected = Expected(image_set="scenes/val", metric="accuracy", value=value, tolerance=0.005, n=EVALUATED)
-    return save_checkpoint(folder, module, card.model_copy(update={"expected": (expected,)}), half=True)
+    training = {"source": "real", "images": SCENES} | cost
+    return save_measured(folder, module, CARD.model_copy(update={"training": training}))
 
 
 if __name__ == "__main__":

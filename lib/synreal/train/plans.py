@@ -4,7 +4,7 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import open_clip
 import timm
@@ -20,7 +20,7 @@ from synreal.data.scenes import scene_arrays
 from synreal.data.sprites import CLASS_NAMES
 from synreal.models import conv_stem
 from synreal.models.card import Card, Expected, load_card
-from synreal.models.load import load_classifier, save_checkpoint
+from synreal.models.load import WEIGHTS_FILE, load_classifier, save_checkpoint
 from synreal.train.pretrain import CLIP, VIT, train_classifier, train_clip
 
 EVALUATED = 4_000  # validation scenes of a card's expected accuracy; the test split plays no part here
@@ -93,12 +93,20 @@ def _clip_args(vocabulary: int) -> dict:
 
 
 def _save(plan: Plan, module: nn.Module, out: Path, zoo: Path, cost: dict) -> Card:
-    """Save in half precision, measure what was saved on validation scenes, and write that on the card."""
-    card = Card(
+    card = scenes_card(
         name=plan.name,
         role=plan.name,
         activation="gelu",
-        weights="model.safetensors",
+        training={"source": "real" if plan.source == "Real" else "synthetic", "images": plan.images} | cost,
+        **_architecture(plan, module, os.path.relpath(zoo / "generator" / "tokenizer", out / plan.name)),
+    )
+    return save_measured(out / plan.name, module, card)
+
+
+def scenes_card(**fields: Any) -> Card:
+    """A card with what all classifiers of scenes share: the classes, and how images are prepared."""
+    return Card(
+        weights=WEIGHTS_FILE,
         image_size=32,
         resize=32,
         crop="none",
@@ -107,15 +115,16 @@ def _save(plan: Plan, module: nn.Module, out: Path, zoo: Path, cost: dict) -> Ca
         std=(0.5, 0.5, 0.5),
         class_names=CLASS_NAMES,
         license="MIT",
-        training={"source": "real" if plan.source == "Real" else "synthetic", "images": plan.images} | cost,
-        **_architecture(plan, module, os.path.relpath(zoo / "generator" / "tokenizer", out / plan.name)),
+        **fields,
     )
-    save_checkpoint(out / plan.name, module, card, half=True)
-    value = validation_accuracy(out / plan.name)
+
+
+def save_measured(folder: Path, module: nn.Module, card: Card) -> Card:
+    """Save in half precision, measure what was saved on validation scenes, and write that on the card."""
+    save_checkpoint(folder, module, card, half=True)
+    value = validation_accuracy(folder)
     expected = Expected(image_set="scenes/val", metric="accuracy", value=value, tolerance=0.005, n=EVALUATED)
-    return save_checkpoint(
-        out / plan.name, module, card.model_copy(update={"expected": (expected,)}), half=True
-    )
+    return save_checkpoint(folder, module, card.model_copy(update={"expected": (expected,)}), half=True)
 
 
 def _architecture(plan: Plan, module: nn.Module, tokenizer: str) -> dict:
