@@ -19,8 +19,10 @@ from synreal.errors import InputError
 from synreal.generate import sample
 from synreal.generate.autoencoder import PatchAutoencoder
 from synreal.generate.backends import StableDiffusion
+from synreal.generate.batches import sample_images
+from synreal.generate.loading import load_pipeline
 from synreal.generate.pipeline import RELEARNT, epsilon_pipeline, new_pipeline, save_epsilon
-from synreal.generate.sample import Sampling, load_pipeline, open_generator, sample_images, sample_set
+from synreal.generate.sample import Sampling, open_generator, sample_set
 from synreal.generate.tokenizer import MAX_LENGTH, learn_tokenizer
 from synreal.train.generator import train_denoiser
 from synreal.train.loop import Recipe

@@ -10,8 +10,9 @@ from synreal.data.hierarchy import Hierarchy
 from synreal.data.imageset import class_names, from_arrays
 from synreal.data.worlds import World, open_world
 from synreal.errors import InputError
-from synreal.evaluate.distribution import compare_distributions, compare_proportions
+from synreal.evaluate.distribution import compare_distributions
 from synreal.evaluate.predictions import Predictions
+from synreal.evaluate.proportions import compare_proportions
 from synreal.evaluate.statistics import holm
 from synreal.synbench.backends import open_measures, open_vlm
 from synreal.synbench.compare import compare_all, compare_by_class, statistics_of

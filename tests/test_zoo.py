@@ -12,7 +12,9 @@ import torch
 from synreal.data.imageset import to_arrays
 from synreal.data.scenes import scene_arrays
 from synreal.data.sprites import CLASS_NAMES
-from synreal.generate.sample import load_pipeline, open_generator, sample_images
+from synreal.generate.batches import sample_images
+from synreal.generate.loading import load_pipeline
+from synreal.generate.sample import open_generator
 from synreal.models import conv_stem, load_card, load_classifier
 from synreal.paths import repository_root
 from synreal.synbench.detect import load_detector

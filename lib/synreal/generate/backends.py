@@ -1,25 +1,20 @@
 """Generators behind one protocol: prompts, seeds, guidance and steps in, uint8 images out."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
-import diffusers
 import numpy as np
-import torch
-import transformers
 import yaml
-from diffusers import DDIMScheduler, DiffusionPipeline, StableDiffusionPipeline
-from PIL import Image
+from diffusers import DDIMScheduler, StableDiffusionPipeline
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from safetensors.torch import load_file
-from torch import Tensor
 
 from synreal.errors import InputError
-from synreal.generate.autoencoder import PatchAutoencoder  # noqa: F401  diffusers loads it only once imported
+from synreal.generate.batches import resized, sample_images
+from synreal.generate.loading import load_pipeline
 
 SETTINGS_FILE = "generator.yaml"
 CHANGED_WEIGHTS = "unet.safetensors"
@@ -28,9 +23,6 @@ _HASHED = {".json", ".safetensors", ".bin", ".model", ".txt", ".yaml"}
 
 # (prompts, seeds, guidance scale, steps) to images uint8 [N, H, W, 3]
 Draw = Callable[[Sequence[str], Sequence[int], float, int], np.ndarray]
-# the same for one batch, from one random generator per image; floats in 0..1
-DrawBatch = Callable[[list[str], list[torch.Generator], float, int], np.ndarray]
-Pipeline = TypeVar("Pipeline", bound=DiffusionPipeline)
 Kind = TypeVar("Kind")
 
 
@@ -131,128 +123,6 @@ def check_base(folder: Path, base: Backend, expected: str | None) -> None:
             f"{folder}: was trained for other weights than {base.folder} holds; train it again for these, or "
             "restore those"
         )
-
-
-def load_pipeline(folder: str | Path, device: str | None = None) -> StableDiffusionPipeline:
-    """A Stable-Diffusion-style pipeline saved in diffusers' format; never touches the network.
-
-    device: the GPU where there is one, unless said otherwise (training starts from the CPU). Weights are in
-    half precision on a GPU, in single precision on the CPU.
-    Raises InputError when `folder` holds no pipeline.
-    """
-    return load_diffusers(StableDiffusionPipeline, folder, device)
-
-
-def load_diffusers(
-    kind: type[Pipeline], folder: str | Path, device: str | None = None, **parts: Any
-) -> Pipeline:
-    """A pipeline of a given class, without safety checker; the rest as `load_pipeline`.
-
-    `parts` replace parts of the pipeline, which are then not read.
-    """
-    if not (Path(folder) / "model_index.json").exists():
-        raise InputError(
-            f"{folder}: no model_index.json; expected a folder saved by a diffusers pipeline. Put there the "
-            f"complete repository of a {kind.__name__}, with its weights as safetensors"
-        )
-    half = next(Path(folder).glob("unet/*.fp16.safetensors"), None)
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        with quiet():
-            pipeline = kind.from_pretrained(
-                folder,
-                local_files_only=True,
-                use_safetensors=True,
-                variant="fp16" if half else None,
-                dtype=torch.float32 if device == "cpu" else torch.float16,
-                safety_checker=None,
-                **parts,
-            )
-    except (OSError, ImportError) as error:
-        raise InputError(
-            f"{folder}: not a complete {kind.__name__}: {error}. Put the missing part there, weights as "
-            "safetensors"
-        ) from error
-    pipeline.set_progress_bar_config(disable=True)
-    pipeline.unet.to(memory_format=torch.channels_last)  # a quarter faster on CPU
-    return pipeline.to(device)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """No loading bars, and no warning that the autoencoder is not diffusers' own class."""
-    level = diffusers.logging.get_verbosity()
-    diffusers.logging.set_verbosity_error()
-    for library in (diffusers, transformers):
-        library.utils.logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        diffusers.logging.set_verbosity(level)
-        for library in (diffusers, transformers):
-            library.utils.logging.enable_progress_bar()
-
-
-def sample_images(
-    pipeline: StableDiffusionPipeline,
-    prompts: Sequence[str],
-    seeds: Sequence[int],
-    guidance_scale: float = 2.0,
-    steps: int = 10,
-    batch_size: int = 128,
-) -> np.ndarray:
-    """One image per prompt, uint8 [N, H, W, 3].
-
-    The noise of an image comes from its own seed and is drawn on the CPU, so that neither the batch size nor
-    the device changes it.
-    """
-    return in_batches(partial(run_pipeline, pipeline), prompts, seeds, guidance_scale, steps, batch_size)
-
-
-def in_batches(
-    draw: DrawBatch,
-    prompts: Sequence[str],
-    seeds: Sequence[int],
-    guidance_scale: float,
-    steps: int,
-    batch_size: int,
-) -> np.ndarray:
-    """What `draw` draws batch by batch, each image from its own seed, as uint8 [N, H, W, 3]."""
-    if len(prompts) != len(seeds):
-        raise InputError(f"seeds: found {len(seeds)} for {len(prompts)} prompts, expected one each")
-    images = []
-    for first in range(0, len(prompts), batch_size):
-        batch = slice(first, first + batch_size)
-        noise = [torch.Generator().manual_seed(int(seed)) for seed in seeds[batch]]
-        images.append(draw(list(prompts[batch]), noise, guidance_scale, steps))
-    return (np.concatenate(images) * 255).round().astype(np.uint8)
-
-
-def run_pipeline(
-    pipeline: StableDiffusionPipeline,
-    prompts: list[str],
-    noise: list[torch.Generator],
-    guidance_scale: float,
-    steps: int,
-    latents: Tensor | None = None,
-) -> np.ndarray:
-    """One batch, float [N, H, W, 3] in 0..1; `latents` replace the noise that sampling starts from."""
-    return pipeline(
-        prompts,
-        generator=noise,
-        guidance_scale=guidance_scale,
-        num_inference_steps=steps,
-        latents=latents,
-        output_type="np",
-    ).images
-
-
-def resized(images: np.ndarray, size: int | None) -> np.ndarray:
-    """Images at `size` x `size` pixels, by antialiased bicubic interpolation; None changes nothing."""
-    if size is None:
-        return images
-    small = [Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC) for image in images]
-    return np.stack([np.asarray(image) for image in small])
 
 
 def _files(folder: Path) -> list[Path]:

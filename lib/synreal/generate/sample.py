@@ -15,17 +15,9 @@ from tqdm.auto import tqdm
 
 from synreal.data.imageset import from_arrays
 from synreal.errors import InputError
-from synreal.generate.backends import (
-    Generator,
-    StableDiffusion,
-    load_pipeline,
-    open_as,
-    sample_images,
-)
+from synreal.generate.backends import Generator, StableDiffusion, open_as
 from synreal.generate.cascade import Cascade
 from synreal.generate.singdiffusion import SingDiffusion
-
-__all__ = ["Sampling", "load_pipeline", "open_generator", "sample_images", "sample_set"]
 
 _ANY: TypeAdapter = TypeAdapter(
     Annotated[StableDiffusion | SingDiffusion | Cascade, Field(discriminator="kind")]

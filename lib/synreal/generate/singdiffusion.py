@@ -8,7 +8,7 @@ of a prompt from pure noise; sampling goes on from that average, noised to the p
 
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -21,18 +21,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from synreal.errors import InputError
-from synreal.generate.backends import (
-    SETTINGS_FILE,
-    Backend,
-    Draw,
-    StableDiffusion,
-    check_base,
-    in_batches,
-    open_as,
-    quiet,
-    resized,
-    run_pipeline,
-)
+from synreal.generate.backends import SETTINGS_FILE, Backend, Draw, StableDiffusion, check_base, open_as
+from synreal.generate.batches import in_batches, resized, run_pipeline
+from synreal.generate.loading import quiet
 
 _NORMAL = TypeAdapter(StableDiffusion)
 
@@ -61,8 +52,9 @@ class SingDiffusion(Backend, frozen=True):
         with quiet():  # diffusers warns of any change of precision
             initial.to(pipeline.device, pipeline.unet.dtype)
 
-        def batch(*request: Any) -> np.ndarray:
-            return run_pipeline(pipeline, *request, initial_latents(initial, pipeline, *request))
+        def batch(prompts: list[str], noise: list[torch.Generator], scale: float, steps: int) -> np.ndarray:
+            latents = initial_latents(initial, pipeline, prompts, noise, scale, steps)
+            return run_pipeline(pipeline, prompts, noise, scale, steps, latents)
 
         draw = partial(in_batches, batch, batch_size=self.batch_size)
         return lambda *request: resized(draw(*request), normal.size)

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from synreal.evaluate.distribution import compare_classes, compare_distributions, compare_proportions
+from synreal.evaluate.distribution import compare_classes, compare_distributions
+from synreal.evaluate.proportions import compare_proportions
 from synreal.evaluate.statistics import MINIMUM_IMAGES, holm, with_holm
 from synreal.synbench.measure import YES_NO, Measure
 from synreal.synbench.study import Measured

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from synreal.generate.backends import StableDiffusion, load_pipeline
+from synreal.generate.backends import StableDiffusion
 from synreal.generate.cascade import new_cascade, save_cascade
+from synreal.generate.loading import load_pipeline
 from synreal.generate.pipeline import epsilon_pipeline, save_epsilon
 from synreal.generate.sample import open_generator
 from synreal.generate.singdiffusion import new_initial_step, save_initial_step
