@@ -1,4 +1,8 @@
-"""The papers' claims as predicates on measurements: the entries of `claims.yaml`."""
+"""The papers' claims as predicates on measurements: the entries of `claim_lists/`, one file per section.
+
+The claims are in our words. Each chapter's library file says how it names its measurements; an effect without
+`data` takes the measurement on whatever data the profile used.
+"""
 
 import re
 from functools import cache
@@ -99,9 +103,10 @@ class Claim(_Entry):
 @cache
 def load_claims() -> tuple[Claim, ...]:
     """Every claim of the ledger, in the order of the papers. Raises ValueError for a malformed entry."""
-    entries = yaml.safe_load((files("synreal.book") / "claims.yaml").read_text())
+    lists = sorted((files("synreal.book") / "claim_lists").iterdir(), key=lambda file: file.name)
+    entries = [entry for file in lists for entry in yaml.safe_load(file.read_text())]
     claims = tuple(Claim.model_validate(entry) for entry in entries)
     twice = {claim.id for claim in claims if sum(other.id == claim.id for other in claims) > 1}
     if twice:
-        raise ValueError(f"claims.yaml: these ids occur twice: {sorted(twice)}")
+        raise ValueError(f"claim_lists: these ids occur twice: {sorted(twice)}")
     return claims

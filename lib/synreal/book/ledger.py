@@ -98,7 +98,7 @@ def _select(effect: Effect, results: pd.DataFrame) -> Measurement | None:
     if len(rows) > 1:
         raise InputError(
             f"ledger: {wanted} selects {len(rows)} measurements, expected one; "
-            f"they differ in {_differing(rows)}; name `data` in claims.yaml or render one profile at a time"
+            f"they differ in {_differing(rows)}; name `data` in the claim or render one profile at a time"
         )
     values = rows.astype(object).where(rows.notna(), None).to_dict("records")
     return Measurement.model_validate(values[0]) if values else None

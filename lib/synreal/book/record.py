@@ -4,7 +4,7 @@ A `Study` is the pen a notebook writes with. Every number goes through `Study.re
 to the run folder and glues the same number into the page; so prose cannot drift from the computation.
 
 Each chapter says beside its code how it names its rows (`book/classifiers.py` for chapter 1), since the
-ledger of claims (`claims.yaml`) finds them by name.
+ledger of claims (`claim_lists/`) finds them by name.
 """
 
 import math
