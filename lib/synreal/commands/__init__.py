@@ -1,0 +1,1 @@
+"""Commands of `synreal`, one module each; `synreal.cli` names them."""
