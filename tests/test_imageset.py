@@ -36,6 +36,12 @@ def test_arrays_survive_the_round_trip_bit_for_bit():
     assert labels.tolist() == [0, 1, 2] and labels.dtype == np.int64
 
 
+def test_webp_keeps_every_pixel_too():
+    ds = from_arrays(noise(3), [0, 1, 2], NAMES, encoding="webp")
+    assert np.array_equal(to_arrays(ds)[0], noise(3))
+    assert ds.cast_column("image", datasets.Image(decode=False))[0]["image"]["bytes"][8:12] == b"WEBP"
+
+
 def test_from_arrays_keeps_columns_and_obeys_the_contract():
     ds = small_set(id=["a", "b", "c"], scale=[0.5, 1.0, 2.0], smaller=[True, False, False])
     check_image_set(ds, "small")

@@ -1,7 +1,7 @@
 """Between image sets and arrays of pixels."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import datasets
@@ -44,8 +44,9 @@ def from_arrays(
     labels: Sequence[int] | np.ndarray,
     class_names: Sequence[str],
     columns: Mapping[str, Sequence[Any]] | None = None,
+    encoding: Literal["png", "webp"] = "png",
 ) -> datasets.Dataset:
-    """An image set with the images as PNG bytes, which keep every pixel value.
+    """An image set with the images encoded, every pixel value kept: as PNG, or a quarter smaller as WebP.
 
     images: uint8 [N, H, W, 3] RGB, or a sequence of [H, W, 3] of different sizes. labels: [N], numbers of
     `class_names`. columns: further columns of length N; `id` defaults to the row number, `source` to
@@ -67,7 +68,9 @@ def from_arrays(
             **datasets.Features.from_arrow_schema(pa.table(plain).schema),
         }
     )
-    table = pa.table({"image": _encode_all(images), "label": numbers, **plain}).cast(features.arrow_schema)
+    table = pa.table({"image": _encode_all(images, encoding), "label": numbers, **plain}).cast(
+        features.arrow_schema
+    )
     return datasets.Dataset(table, info=datasets.DatasetInfo(features=features))
 
 
@@ -102,20 +105,22 @@ def _sizes_differ(key: str, image: np.ndarray, pixels: np.ndarray) -> str:
     )
 
 
-def _encode_all(images: np.ndarray | Sequence[np.ndarray]) -> pa.ChunkedArray:
+def _encode_all(images: np.ndarray | Sequence[np.ndarray], encoding: str) -> pa.ChunkedArray:
     kind = datasets.Image().pa_type
     chunks = []
     for start in range(0, len(images), ROWS_PER_BATCH):
-        encoded = pa.array([_encode(image) for image in images[start : start + ROWS_PER_BATCH]], pa.binary())
+        batch = images[start : start + ROWS_PER_BATCH]
+        encoded = pa.array([_encode(image, encoding) for image in batch], pa.binary())
         paths = pa.nulls(len(encoded), pa.string())
         chunks.append(pa.StructArray.from_arrays([encoded, paths], ["bytes", "path"]).cast(kind))
     return pa.chunked_array(chunks, kind)
 
 
-def _encode(image: np.ndarray) -> bytes:
-    done, buffer = cv2.imencode(".png", image[..., ::-1])  # OpenCV reads blue first
+def _encode(image: np.ndarray, encoding: str) -> bytes:
+    lossless = [cv2.IMWRITE_WEBP_QUALITY, 101] if encoding == "webp" else []  # above 100 means lossless
+    done, buffer = cv2.imencode(f".{encoding}", image[..., ::-1], lossless)  # OpenCV reads blue first
     if not done:
-        raise InputError(f"images: OpenCV could not encode an array of shape {image.shape} as PNG")
+        raise InputError(f"images: OpenCV could not encode an array of shape {image.shape} as {encoding}")
     return buffer.tobytes()
 
 
