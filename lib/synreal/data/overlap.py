@@ -1,0 +1,99 @@
+"""What two image sets share: decoded pixels, or closeness under a descriptor."""
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol
+
+import datasets
+import numpy as np
+from PIL import Image
+
+from synreal.data.decode import DECODING_ERRORS, open_record, to_rgb
+from synreal.errors import InputError
+
+ROWS_PER_TASK = 1024
+BLOCK = 4096  # vectors compared at once; 4096 x 4096 similarities are 64 MiB
+
+
+class Descriptor(Protocol):
+    """What tells copies of an image from other images: vectors whose inner product is high for copies."""
+
+    name: str
+    fingerprint: str  # of the weights and settings that decide the vectors
+
+    def __call__(self, images: Sequence[Image.Image]) -> np.ndarray:
+        """Unit vectors, float32 [N, D], of RGB images."""
+        ...
+
+
+def pixel_hashes(images: datasets.Dataset) -> list[str]:
+    """sha256 of each image's size and RGB pixels, so that a copy in another file format or name is found.
+
+    Raises InputError with the id of an image that cannot be decoded.
+    """
+    hashes, reasons = try_pixel_hashes(images)
+    if reasons:
+        row, reason = next(iter(reasons.items()))
+        raise InputError(
+            f"image {images[row : row + 1]['id'][0]}: cannot be decoded ({reason}), as {len(reasons)} of "
+            f"{len(images)} images; leave them out, as load_image_set does with unreadable='drop'"
+        )
+    return hashes
+
+
+def try_pixel_hashes(images: datasets.Dataset) -> tuple[list[str], dict[int, str]]:
+    """(the hashes, "" where an image is missing or cannot be decoded; row -> reason of those)."""
+    raw = images.select_columns(["image"]).cast_column("image", datasets.Image(decode=False))
+    table = raw.with_format("arrow")
+
+    def hash_rows(start: int) -> list[tuple[str, str]]:
+        return [_try(_pixel_hash, r) for r in table[start : start + ROWS_PER_TASK]["image"].to_pylist()]
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        parts = list(pool.map(hash_rows, range(0, len(images), ROWS_PER_TASK)))
+    found = [pair for part in parts for pair in part]
+    return [key for key, _ in found], {row: reason for row, (_, reason) in enumerate(found) if reason}
+
+
+def nearest(vectors: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of each vector, the row of `reference` with the largest inner product (int64 [N]), and that product."""
+    rows, products = np.zeros(len(vectors), np.int64), np.full(len(vectors), -np.inf, np.float32)
+    for start in range(0, len(vectors), BLOCK):
+        here = slice(start, start + BLOCK)
+        for first in range(0, len(reference), BLOCK):
+            block = vectors[here] @ reference[first : first + BLOCK].T
+            best = block.argmax(axis=1)
+            value = np.take_along_axis(block, best[:, None], axis=1)[:, 0]
+            closer = value > products[here]
+            rows[here] = np.where(closer, best + first, rows[here])
+            products[here] = np.maximum(value, products[here])
+    return rows, products
+
+
+def describe(images: datasets.Dataset, descriptor: Descriptor, batch_size: int = 256) -> np.ndarray:
+    """The descriptor's vectors of all images, float32 [N, D]. InputError when they are not of unit length."""
+    starts = range(0, len(images), batch_size)
+    vectors = np.concatenate(
+        [descriptor([to_rgb(image) for image in images[s : s + batch_size]["image"]]) for s in starts]
+    ).astype(np.float32)
+    lengths = np.linalg.norm(vectors, axis=1)
+    if not np.allclose(lengths, 1, atol=1e-3):
+        raise InputError(
+            f"descriptor {descriptor.name}: vectors of length {lengths.min():.3f} to {lengths.max():.3f}; "
+            "expected unit vectors, so that the threshold means a cosine"
+        )
+    return vectors
+
+
+def _pixel_hash(record: dict[str, Any] | None) -> str:
+    image = to_rgb(open_record(record))
+    return hashlib.sha256(f"{image.width}x{image.height} ".encode() + image.tobytes()).hexdigest()
+
+
+def _try(work: Callable[[Any], str], record: dict[str, Any] | None) -> tuple[str, str]:
+    try:
+        return work(record), ""
+    except DECODING_ERRORS as error:
+        return "", "the row holds no image" if record is None else (str(error) or type(error).__name__)

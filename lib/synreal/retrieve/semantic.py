@@ -1,0 +1,89 @@
+"""Semantic retrieval: the images and the captions nearest to a class's texts in CLIP's space (P2)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import datasets
+import pandas as pd
+
+from synreal.errors import InputError
+from synreal.retrieve.embed import Embeddings, embed_set
+from synreal.retrieve.encoder import Encoder
+from synreal.retrieve.index import Index, Kind
+from synreal.retrieve.match import ClassQuery
+
+
+@dataclass(frozen=True)
+class Semantic:
+    """How many neighbours of which texts."""
+
+    k: int = 500  # nearest items per text, in each index
+    templates: tuple[str, ...] | None = None  # each with one {}; default: the checkpoint's own
+    images: bool = True  # search among the images
+    captions: bool = True  # search among the captions
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """What a checkpoint makes of a corpus, ready to be searched."""
+
+    encoder: Encoder
+    images: Embeddings
+    image_index: Index
+    captions: Embeddings | None = None
+    caption_index: Index | None = None
+
+    def __post_init__(self) -> None:
+        for index in (self.image_index, self.caption_index):
+            if index is not None and index.origin.fingerprint != self.encoder.fingerprint:
+                raise InputError(
+                    f"the {index.origin.what} index was built by {index.origin.model} "
+                    f"({index.origin.fingerprint}), the texts would be embedded by {self.encoder.name} "
+                    f"({self.encoder.fingerprint}); embed the corpus with this checkpoint"
+                )
+
+
+def embed_corpus(
+    corpus: datasets.Dataset,
+    encoder: Encoder,
+    folder: str | Path,
+    captions: bool = True,
+    column: str | None = None,
+    kind: Kind = "auto",
+) -> Embedded:
+    """Embeds images and (unless `captions` is False) captions of a corpus into `folder`, and indexes both.
+
+    column: image embeddings that the corpus carries, see `embed_set`. What exists in the folder is used.
+    """
+    folder = Path(folder)
+    images = embed_set(corpus, encoder, folder / "images", "image", column=column)
+    index = Index.open(images, folder / "image_index", kind)
+    if not captions:
+        return Embedded(encoder, images, index)
+    texts = embed_set(corpus, encoder, folder / "captions", "caption")
+    return Embedded(encoder, images, index, texts, Index.open(texts, folder / "caption_index", kind))
+
+
+def nearest_to_classes(embedded: Embedded, queries: Sequence[ClassQuery], semantic: Semantic) -> pd.DataFrame:
+    """One row per class and item found: `label` (number of the class), `id`, `matched_by` (image or caption).
+
+    Each of a class's terms is put into each template; the answers are united by id.
+    """
+    indices = {"image": embedded.image_index if semantic.images else None}
+    if semantic.captions and embedded.caption_index is None:
+        raise InputError(
+            "semantic.captions: the captions are not embedded; embed them, or set captions=False"
+        )
+    indices["caption"] = embedded.caption_index if semantic.captions else None
+    templates = embedded.encoder.templates if semantic.templates is None else semantic.templates
+    rows = []
+    for label, query in enumerate(queries):
+        texts = embedded.encoder.texts([template.format(t) for t in query.terms for template in templates])
+        for where, index in indices.items():
+            if index is not None:
+                ids = pd.unique(index.search(texts, semantic.k)[0].ravel())
+                rows.append(pd.DataFrame({"id": ids[ids != ""], "label": label, "matched_by": where}))
+    if not rows:
+        raise InputError("semantic: both images and captions are False; search at least one of them")
+    return pd.concat(rows, ignore_index=True)
