@@ -150,10 +150,10 @@ class Card(BaseModel):
 
     @model_validator(mode="after")
     def _head_fits_library(self) -> Self:
-        if (self.library, self.head) not in {("timm", "linear"), ("open_clip", "zero-shot")}:
+        if (self.library, self.head) == ("timm", "zero-shot"):
             raise ValueError(
-                f"head {self.head} does not go with {self.library}: timm models carry a linear "
-                "head, open_clip models a zero-shot head"
+                "head zero-shot does not go with timm: timm models carry a linear head, open_clip models "
+                "a zero-shot head, or their image tower a linear one"
             )
         if (self.head == "zero-shot") != bool(self.templates):
             raise ValueError("templates are needed by a zero-shot head, and by no other")
@@ -162,6 +162,8 @@ class Card(BaseModel):
             raise ValueError(
                 f"prompt_names holds names that are not in class_names: {', '.join(strangers[:5])}"
             )
+        if self.head == "linear" and (self.tokenizer or self.prompt_names):
+            raise ValueError("tokenizer and prompt_names belong to a zero-shot head; leave them out")
         return self
 
     @model_validator(mode="after")

@@ -81,7 +81,7 @@ def load_tokenizer(card: Card, module: nn.Module) -> Tokenizer:
 
 def build_clip(card: Card) -> nn.Module:
     """The card's open_clip model, untrained. InputError for a configuration that contradicts the card."""
-    config = dict(card.architecture_args) or _registered(card)
+    config = clip_config(card)
     quick = card.activation == "quick_gelu"
     if config.setdefault("quick_gelu", quick) != quick:
         raise InputError(
@@ -99,6 +99,11 @@ def build_clip(card: Card) -> nn.Module:
             f"{card.where}: image_size is {card.image_size}, but the vision tower is built for {size}"
         )
     return module
+
+
+def clip_config(card: Card) -> dict[str, Any]:
+    """The card's whole model configuration, as open_clip's JSON files have it."""
+    return dict(card.architecture_args) or _registered(card)
 
 
 def _registered(card: Card) -> dict[str, Any]:

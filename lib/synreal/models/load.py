@@ -20,6 +20,7 @@ from synreal.models.classifier import Classifier, LinearClassifier, build_timm
 from synreal.models.clip import ZeroShotClassifier, build_clip
 from synreal.models.preprocess import Preprocess
 from synreal.models.synrep import read_pickled
+from synreal.models.tower import build_tower
 
 WEIGHTS_FILE = "model.safetensors"
 ACTIVATIONS: dict[type[nn.Module], str] = {
@@ -31,6 +32,12 @@ ACTIVATIONS: dict[type[nn.Module], str] = {
     nn.ReLU: "relu",
     nn.ReLU6: "relu6",
     nn.SiLU: "silu",
+}
+
+_BUILDERS: dict[tuple[str, str], Callable[[Card], nn.Module]] = {
+    ("timm", "linear"): build_timm,
+    ("open_clip", "zero-shot"): build_clip,
+    ("open_clip", "linear"): build_tower,
 }
 
 
@@ -69,7 +76,7 @@ def load_module(card: Card) -> nn.Module:
 
 def build_module(card: Card) -> nn.Module:
     """The card's model, untrained. Raises InputError when its activation is not the card's."""
-    module = build_timm(card) if card.library == "timm" else build_clip(card)
+    module = _BUILDERS[card.library, card.head](card)
     found = {ACTIVATIONS[type(part)] for part in module.modules() if type(part) in ACTIVATIONS}
     if found != {card.activation}:
         raise InputError(

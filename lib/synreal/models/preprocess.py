@@ -50,11 +50,12 @@ class Preprocess:
         `images`: uint8 RGB [N, H, W, 3], or a sequence of PIL images or uint8 arrays [H, W, 3]. Arrays that
         need no resizing skip PIL, with the same result. Raises InputError for anything else.
         """
-        pixels = torch.from_numpy(np.ascontiguousarray(self._pixels(images))).permute(0, 3, 1, 2)
+        pixels = torch.from_numpy(np.ascontiguousarray(self.pixels(images))).permute(0, 3, 1, 2)
         mean, std = (torch.tensor(colour).view(3, 1, 1) for colour in (self.mean, self.std))
         return (pixels.float() / 255 - mean) / std
 
-    def _pixels(self, images: Images) -> np.ndarray:
+    def pixels(self, images: Images) -> np.ndarray:
+        """The images resized and cropped, uint8 [N, image_size, image_size, 3]; see `__call__`."""
         if len(images) == 0:
             raise InputError("no images given, at least one expected")
         if isinstance(images, np.ndarray):

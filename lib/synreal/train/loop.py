@@ -1,9 +1,9 @@
 """The one training loop: every model of the book, of any kind, is trained by `fit`."""
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -13,76 +13,149 @@ from torch import Tensor, nn
 from tqdm.auto import trange
 
 from synreal.errors import InputError
+from synreal.train.batches import Batches, Fetch, batch_rows
+from synreal.train.curve import Curve
+from synreal.train.recipes import Recipe
+from synreal.train.state import State
 
-Loss = Callable[[Any, Tensor, torch.Generator], Tensor]
+__all__ = ["Diverged", "Loss", "Recipe", "batch_rows", "device_of", "fit"]
+
+# (model, rows or what `fetch` made of them, generator) -> mean loss
+Loss = Callable[[Any, Any, torch.Generator], Tensor]
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """How to train; the defaults are those of a small model trained from scratch."""
-
-    steps: int
-    batch_size: int = 128  # images per step, over all processes
-    learning_rate: float = 1e-3
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    weight_decay: float = 0.05
-    betas: tuple[float, float] = (0.9, 0.999)  # of AdamW; SGD uses momentum 0.9
-    warmup_steps: int = 100  # then a cosine down to zero
-    clip_norm: float = 1.0
-    ema_decay: float | None = None  # average the weights, and return the average
-    precision: Literal["no", "bf16"] = "no"
-    checkpoint_every: int = 250  # steps
-    seed: int = 0
+class Diverged(InputError):
+    """The loss is no longer finite."""
 
 
 def fit(
-    model: nn.Module, loss: Loss, count: int, recipe: Recipe, folder: Path | None = None, title: str = "train"
+    model: nn.Module,
+    loss: Loss,
+    count: int,
+    recipe: Recipe,
+    folder: Path | None = None,
+    title: str = "train",
+    fetch: Fetch | None = None,
+    curve: Curve | None = None,
 ) -> list[float]:
     """Train `model` in place and return the loss of every step since the start of this call.
 
-    Accelerate places the model on the GPU where there is one; it comes back on the CPU, in eval mode.
+    Accelerate places the model on the GPU where there is one; it comes back on the CPU, in eval mode. Parts
+    of it without anything to train are in eval mode throughout.
     `loss(model, rows, generator)` computes the mean loss on the given rows (of `count`); its randomness comes
-    from `generator`, so that a step depends on the seed and its number alone. With a `folder`, the whole
-    state is kept there every `checkpoint_every` steps and an interrupted run goes on from it to the identical
-    result; a folder that holds another recipe is refused.
+    from `generator`, and the network's own (dropout) is seeded with it, so that a step depends on the seed
+    and its number alone. With `fetch(rows, generator)`, which worker processes run ahead, the loss gets what
+    that returns in place of rows. `curve` takes up the losses and what is watched.
+    With a `folder`, the whole state is kept there every `checkpoint_every` steps and an interrupted run goes
+    on from it to the identical result; a folder that holds another recipe is refused.
 
-    Raises InputError when the loss is no longer finite; the last state kept is named.
+    Raises Diverged when the loss is no longer finite, before that step changes the model; the last state kept
+    is named.
     """
-    accelerator = Accelerator()
-    optimizer = _optimizer(model, recipe)
-    scheduler = get_scheduler(
-        "cosine", optimizer, num_warmup_steps=recipe.warmup_steps, num_training_steps=recipe.steps
-    )
-    ema = EMAModel(model.parameters(), decay=recipe.ema_decay) if recipe.ema_decay else None
-    parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "ema": ema}
-    state = _State(parts, recipe, folder)
-    start = state.resume()
-    wrapped, optimizer = accelerator.prepare(model, optimizer)
-    if ema:
-        ema.to(accelerator.device)
-    model.train()
-    losses, main = [], accelerator.is_main_process
-    for step in trange(start, recipe.steps, desc=title, mininterval=5, disable=not main):
-        rows = batch_rows(step, count, recipe)[accelerator.process_index :: accelerator.num_processes]
-        # accelerate's own mixed precision is fixed for the life of a process, a recipe's is not
-        with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
-            value = loss(wrapped, rows, _step_generator(recipe.seed, step, accelerator))
-        accelerator.backward(value)
-        accelerator.clip_grad_norm_(wrapped.parameters(), recipe.clip_norm)
-        optimizer.step()
-        scheduler.step()
-        optimizer.zero_grad()
-        if ema:
-            ema.step(model.parameters())
-        losses.append(_finite(value, step, folder))
-        if main and (step + 1) % recipe.checkpoint_every == 0:
-            state.keep(step + 1)
-    if main:
-        state.keep(recipe.steps)
-    if ema:
-        ema.copy_to(model.parameters())
-    model.cpu().eval()
+    run = _Run(model, loss, recipe, folder, curve or Curve())
+    batches = Batches(count, recipe, fetch, run.accelerator.process_index, run.accelerator.num_processes)
+    ahead = batches.ahead(run.start, pinned=run.device.type == "cuda")
+    losses: list[float] = []
+    with run.own_random_state():
+        run.look(last=run.start == recipe.steps)
+        for step in trange(run.start, recipe.steps, desc=title, mininterval=5, disable=not run.main):
+            losses.append(run.step(step, batches.shares(step), ahead))
+            run.look(last=step + 1 == recipe.steps)
+            if (step + 1) % recipe.checkpoint_every == 0:
+                run.keep(step + 1)
+    run.keep(recipe.steps)
+    run.finish()
     return losses
+
+
+class _Run:
+    """A model with all that trains it, on its device."""
+
+    def __init__(
+        self, model: nn.Module, loss: Loss, recipe: Recipe, folder: Path | None, curve: Curve
+    ) -> None:
+        self.accelerator = Accelerator()
+        self.device, self.main = self.accelerator.device, self.accelerator.is_main_process
+        self.model, self.loss, self.recipe, self.folder, self.curve = model, loss, recipe, folder, curve
+        optimizer = _optimizer(model, recipe)
+        self.scheduler = get_scheduler(
+            "cosine", optimizer, num_warmup_steps=recipe.warmup_steps, num_training_steps=recipe.steps
+        )
+        self.ema = EMAModel(model.parameters(), decay=recipe.ema_decay) if recipe.ema_decay else None
+        parts = {"model": model, "optimizer": optimizer, "scheduler": self.scheduler, "ema": self.ema}
+        self._state = State(parts | {"curve": curve}, recipe, folder)
+        self.start = self._state.resume()
+        self.wrapped, self.optimizer = self.accelerator.prepare(model, optimizer)
+        if self.ema:
+            self.ema.to(self.device)
+        _training_mode(model)
+
+    def own_random_state(self) -> Any:
+        """A context that leaves the caller's random state as it was."""
+        return torch.random.fork_rng([self.device] if self.device.type == "cuda" else [])
+
+    def step(self, step: int, shares: list[float], ahead: Iterator[Any]) -> float:
+        """One update from the next parts of the data, each with its share in the loss."""
+        generator = _step_generator(self.recipe.seed, step, self.accelerator)
+        torch.manual_seed(generator.initial_seed())
+        total = torch.zeros((), device=self.device)
+        for part, share in enumerate(shares, start=1):
+            last = part == len(shares)
+            with nullcontext() if last else self.accelerator.no_sync(self.wrapped):
+                total += self._backward(next(ahead), share, generator)
+        value = self._finite(self.accelerator.reduce(total, "mean"), step)
+        self.accelerator.clip_grad_norm_(self.wrapped.parameters(), self.recipe.clip_norm)
+        self.optimizer.step()
+        self.scheduler.step()
+        self.optimizer.zero_grad()
+        if self.ema:
+            self.ema.step(self.model.parameters())
+        self.curve.losses.append(value)
+        return value
+
+    def _backward(self, batch: Any, share: float, generator: torch.Generator) -> Tensor:
+        # accelerate's own mixed precision is fixed for the life of a process, a recipe's is not
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
+            value = self.loss(self.wrapped, batch, generator) * share
+        self.accelerator.backward(value)
+        return value.detach()
+
+    def _finite(self, value: Tensor, step: int) -> float:
+        number = float(value)
+        if number != number or abs(number) == float("inf"):
+            kept = f"; the last good state is in {self.folder}" if self.folder else ""
+            raise Diverged(
+                f"training diverged: the loss is {number} at step {step}; lower learning_rate{kept}"
+            )
+        return number
+
+    def look(self, last: bool) -> None:
+        """Watch the model, if it is time to."""
+        if self.main and self.curve.due(last):
+            with self._as_returned(), torch.no_grad():
+                self.curve.look(self.model)
+
+    def keep(self, step: int) -> None:
+        """Write the state after `step` steps."""
+        if self.main:
+            self._state.keep(step)
+
+    def finish(self) -> None:
+        """Leave the model as it is returned."""
+        if self.ema:
+            self.ema.copy_to(self.model.parameters())
+        self.model.cpu().eval()
+
+    @contextmanager
+    def _as_returned(self) -> Iterator[None]:
+        self.model.eval()
+        if self.ema:
+            self.ema.store(self.model.parameters())
+            self.ema.copy_to(self.model.parameters())
+        yield
+        if self.ema:
+            self.ema.restore(self.model.parameters())
+        _training_mode(self.model)
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -90,46 +163,13 @@ def device_of(model: nn.Module) -> torch.device:
     return next(model.parameters()).device
 
 
-def batch_rows(step: int, count: int, recipe: Recipe) -> Tensor:
-    """The rows of one step: every epoch is a fresh permutation, set by the seed and the epoch alone."""
-    size = min(recipe.batch_size, count)
-    per_epoch = count // size
-    order = torch.randperm(
-        count, generator=torch.Generator().manual_seed(recipe.seed * 100_003 + step // per_epoch)
-    )
-    first = step % per_epoch * size
-    return order[first : first + size]
-
-
-class _State:
-    """Everything a resumed run needs, kept in one file that is replaced in one move."""
-
-    def __init__(self, parts: dict[str, Any], recipe: Recipe, folder: Path | None) -> None:
-        self.parts = {name: part for name, part in parts.items() if part is not None}
-        self.recipe, self.path = _plain(asdict(recipe)), folder and folder / "state.pt"
-
-    def keep(self, step: int) -> None:
-        if self.path is None:
-            return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        state = {name: part.state_dict() for name, part in self.parts.items()}
-        partial = self.path.with_suffix(".partial")
-        torch.save({"step": step, "recipe": self.recipe, **state}, partial)
-        partial.replace(self.path)
-
-    def resume(self) -> int:
-        if self.path is None or not self.path.exists():
-            return 0
-        state = torch.load(self.path, weights_only=True)
-        if state["recipe"] != self.recipe:
-            changed = [k for k, v in self.recipe.items() if state["recipe"].get(k) != v]
-            raise InputError(
-                f"{self.path}: holds a run with another recipe ({', '.join(changed)} differ); "
-                "finish it with its own recipe, or delete the file to start anew"
-            )
-        for name, part in self.parts.items():
-            part.load_state_dict(state[name])
-        return state["step"]
+def _training_mode(model: nn.Module) -> None:
+    """Train mode, but for the parts that are frozen: no dropout there, and batch statistics as they were."""
+    model.train()
+    for part in model.modules():
+        weights = list(part.parameters())
+        if weights and not any(weight.requires_grad for weight in weights):
+            part.eval()
 
 
 def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
@@ -143,18 +183,6 @@ def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     )
 
 
-def _plain(values: dict) -> dict:
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
-
-
 def _step_generator(seed: int, step: int, accelerator: Accelerator) -> torch.Generator:
     processes = accelerator.num_processes
     return torch.Generator().manual_seed((seed * 1_000_003 + step) * processes + accelerator.process_index)
-
-
-def _finite(value: Tensor, step: int, folder: Path | None) -> float:
-    number = float(value.detach())
-    if number != number or abs(number) == float("inf"):
-        kept = f"; the last good state is in {folder}" if folder else ""
-        raise InputError(f"training diverged: the loss is {number} at step {step}; lower learning_rate{kept}")
-    return number

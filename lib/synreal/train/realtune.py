@@ -1,0 +1,169 @@
+"""RealTune (P1 sec. 4): a trained image classifier tuned with a few labelled images.
+
+SynTune is the same with synthetic images. The result is a checkpoint like any other.
+"""
+
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from datasets import Dataset
+from torch import Tensor, nn
+
+from synreal.data.fingerprint import image_set_hash
+from synreal.errors import InputError
+from synreal.models.card import CARD_FILE, Card, load_card
+from synreal.models.classifier import Classifier
+from synreal.models.clip import ZeroShotClassifier, load_tokenizer
+from synreal.models.load import WEIGHTS_FILE, load_classifier, save_checkpoint
+from synreal.models.tower import tower_from_zero_shot
+from synreal.train.curve import Watch
+from synreal.train.loop import Loss, device_of
+from synreal.train.recipes import Recipe, default_recipe
+from synreal.train.state import check_same_run, write_whole
+from synreal.train.tune import Method, Tunable, Tuned, tune
+from synreal.train.tuning_data import TuningData
+
+WORK = "work"  # subfolder of an unfinished checkpoint, where its training goes on
+TOKENIZER = "tokenizer"
+CURVE_FILE, LOSS_FILE = "curve.csv", "losses.csv"
+
+
+def tune_checkpoint(
+    checkpoint: str | Path,
+    images: Dataset,
+    out: Path,
+    method: Method = "full",
+    recipe: Recipe | None = None,
+    watch: Watch | None = None,
+    every: int | None = None,
+) -> Card:
+    """The card of the tuned checkpoint in folder `out`.
+
+    `checkpoint`: name, folder or card. A linear head is tuned as it is; a zero-shot CLIP becomes its image
+    tower with a linear head that gives the zero-shot scores to begin with, or with method flyp stays
+    zero-shot, both towers tuned. `images`: labelled with classes of the card, at least one per class.
+    `recipe`: default as `default_recipe`. What `watch(module)` returns before, after and every `every` steps
+    stands in `curve.csv` beside the card, the losses in `losses.csv`.
+    A finished folder is not trained again and an interrupted one goes on; one made from anything else is
+    refused. The card's field `training` says what was tuned on what.
+    Raises InputError for classes that the checkpoint lacks, fewer images than classes, and as `tune` does.
+    """
+    classifier = load_classifier(open_card(checkpoint))
+    recipe = recipe or default_recipe(classifier.card, len(images))
+    inputs = {"checkpoint": classifier.model_hash, "images": image_set_hash(images), "method": method}
+    check_same_run(out, inputs | {"recipe": asdict(recipe)})
+    if (out / CARD_FILE).exists():
+        return load_card(out)
+    data = TuningData(images, classifier.card)
+    tunable = tunable_classifier(classifier, data, method)
+    tuned = tune(tunable, method, recipe, out / WORK, watch, every)
+    _write_curves(tuned, out)
+    training = _training(classifier.card, images, method, recipe)
+    card = save_checkpoint(out, tunable.module, tuned_card(classifier.card, method, out, training))
+    shutil.rmtree(out / WORK)
+    return card
+
+
+def open_card(checkpoint: str | Path) -> Card:
+    """The card of a checkpoint; InputError that says how to write one for weights without a card."""
+    path = Path(checkpoint)
+    weights = path.is_file() and path.suffix not in (".yaml", ".yml")
+    if weights or (path.is_dir() and not (path / CARD_FILE).exists()):
+        raise InputError(
+            f"{path}: has no card. Write {CARD_FILE} beside the weights (library, architecture, preparation "
+            f"of images, class names; zoo/ViT-Syn-12k/{CARD_FILE} is one), or save the module with "
+            "synreal.models.save_checkpoint(folder, module, card)"
+        )
+    return load_card(checkpoint)
+
+
+def tunable_classifier(classifier: Classifier, data: TuningData, method: Method) -> Tunable:
+    """The classifier's network with the losses that tune it on these data."""
+    module, loss, contrastive, head = classifier.module, _cross_entropy(data), None, "head"
+    if not isinstance(classifier, ZeroShotClassifier):
+        head = head_name(module)
+    elif method != "flyp":
+        module = tower_from_zero_shot(classifier)
+    else:
+        loss = contrastive = _contrastive(classifier, data)
+    return Tunable(module, loss, len(data), head, contrastive, None if data.in_memory else data.fetch)
+
+
+def head_name(module: nn.Module) -> str:
+    """The prefix of the head's parameters in a timm model."""
+    head = module.get_classifier()  # type: ignore[operator]
+    return next(name for name, part in module.named_modules() if part is head)
+
+
+def tuned_card(card: Card, method: Method, out: Path, training: dict[str, Any]) -> Card:
+    """What the tuned checkpoint in folder `out` is; a tokenizer is copied there."""
+    changes: dict[str, Any] = {
+        "name": out.name, "role": f"{card.role} tuned", "training": training, "expected": (),
+        "published_at": None, "weights": WEIGHTS_FILE, "weights_env": None,
+    }  # fmt: skip
+    if card.head == "zero-shot" and method != "flyp":
+        changes |= {"head": "linear", "templates": (), "prompt_names": {}, "tokenizer": None}
+    elif card.tokenizer:
+        assert card.file is not None
+        shutil.copytree(card.file.parent / card.tokenizer, out / TOKENIZER, dirs_exist_ok=True)
+        changes |= {"tokenizer": TOKENIZER}
+    return card.model_copy(update=changes)
+
+
+def _cross_entropy(data: TuningData) -> Loss:
+    def loss(module: nn.Module, given: Any, generator: torch.Generator) -> Tensor:
+        pixels, labels = data.batch(given, generator, device_of(module))
+        return F.cross_entropy(module(pixels), labels)
+
+    return loss
+
+
+def _contrastive(classifier: ZeroShotClassifier, data: TuningData) -> Loss:
+    """The loss of CLIP's pretraining, on captions that a template makes of the class name (FLYP)."""
+    card = classifier.card
+    tokenizer = load_tokenizer(card, classifier.module)
+    prompts = [card.prompt_names.get(name, name) for name in card.class_names]
+    tokens = torch.stack([tokenizer([text.format(name) for text in card.templates]) for name in prompts])
+
+    def loss(module: nn.Module, given: Any, generator: torch.Generator) -> Tensor:
+        pixels, labels = data.batch(given, generator, device_of(module))
+        chosen = torch.randint(tokens.shape[1], (len(labels),), generator=generator)
+        captions = tokens[labels.cpu(), chosen].to(pixels.device)
+        image, text, scale = module(pixels, captions)[:3]
+        logits = scale.clamp(max=100) * image @ text.T
+        targets = torch.arange(len(labels), device=pixels.device)
+        return (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)) / 2
+
+    return loss
+
+
+def _training(card: Card, images: Dataset, method: Method, recipe: Recipe) -> dict[str, Any]:
+    return {
+        "tuned_from": card.name,
+        "source": _source(images),
+        "images": len(images),
+        "method": method,
+        "steps": recipe.steps,
+        "batch_size": recipe.batch_size,
+        "learning_rate": recipe.learning_rate,
+        "seed": recipe.seed,
+        "before": card.training,
+    }
+
+
+def _source(images: Dataset) -> str:
+    """real, synthetic or mixed; generated images name their generator."""
+    drawn = images["generator"] if "generator" in images.column_names else [None]
+    kinds = {"real" if generator is None else "synthetic" for generator in drawn}
+    return kinds.pop() if len(kinds) == 1 else "mixed"
+
+
+def _write_curves(tuned: Tuned, out: Path) -> None:
+    losses = pd.DataFrame({"step": range(1, len(tuned.losses) + 1), "loss": tuned.losses})
+    write_whole(out / LOSS_FILE, losses.to_csv(index=False))
+    write_whole(out / CURVE_FILE, tuned.curve.to_csv(index=False))
