@@ -1,0 +1,152 @@
+"""Text sets from anywhere, under one contract: columns text, id, cluster and source.
+
+`cluster` names what several texts share that are not independent, such as the chapter they stand in; where
+nothing is known of that, it is the id. Synthetic sets add prompt, seed, generator, temperature and top_p.
+"""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import datasets
+import pyarrow as pa
+from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
+
+from synreal.data.worlds import expanded
+from synreal.errors import InputError
+from synreal.paths import cache_dir, repository_root, zoo_dir
+from synreal.text.austen import austen
+from synreal.text.presets import PRESETS
+
+KINDS = (
+    "expected austen/PART, a .txt file or a folder of them, .jsonl or .parquet file(s), a folder of "
+    f"Dataset.save_to_disk, hub:owner/name#split, or one of {', '.join(PRESETS)} as PRESET:FOLDER or "
+    "hub:PRESET#split"
+)
+
+
+def load_texts(source: str, column: str = "text") -> datasets.Dataset:
+    """The text set that `source` names; texts of blanks alone are left out.
+
+    Variables of the environment are filled in, and relative folders are looked up in the repository too. A
+    .txt file has a text per paragraph (blank lines between them). Only `hub:` uses the network. `#split`
+    names a split of a hub or saved set. `column`: where the texts are, if the source does not say.
+    Raises InputError for a source that cannot be read, holds no text, or is not UTF-8.
+    """
+    place, _, split = expanded(source).partition("#")
+    if place.startswith("austen/"):
+        return austen(place.removeprefix("austen/"))  # type: ignore[arg-type]
+    preset = PRESETS.get(re.sub("^hub:|:.*", "", place))
+    if place.startswith("hub:"):
+        name, config = (preset.hub, preset.config) if preset else (place.removeprefix("hub:"), None)
+        read = _from_hub(name, config, split or "train", source)
+    else:
+        read = _from_disk(place_of(place.partition(":")[2] if preset else place), split or None, source)
+    return _named(read, preset.column if preset else column, source)
+
+
+def place_of(folder: str | Path) -> Path:
+    """A file or folder, as it is or seen from the repository (zoo/...: from the zoo).
+
+    Raises InputError, with what could be meant, when there is none.
+    """
+    path = Path(folder)
+    zoo = zoo_dir() / path.relative_to("zoo") if path.parts[:1] == ("zoo",) else path
+    found = next((p for p in (path, zoo, repository_root() / path) if p.exists()), None)
+    if found is None:
+        raise InputError(f"{folder}: no such file or folder; {KINDS}")
+    return found
+
+
+def _from_hub(name: str, config: str | None, split: str, source: str) -> datasets.Dataset:
+    try:
+        return datasets.load_dataset(name, config, split=split, cache_dir=str(cache_dir() / "datasets"))
+    except (ConnectionError, DatasetNotFoundError, OSError) as error:
+        raise InputError(
+            f"{source}: the hub could not be reached or has no {name} ({error}); check the name and the "
+            "network, or fetch the set on another machine and give the folder of its parquet files"
+        ) from error
+    except ValueError as error:
+        raise InputError(f"{source}: {error}") from error
+
+
+def _from_disk(path: Path, split: str | None, source: str) -> datasets.Dataset:
+    if (path / "state.json").exists() or (path / "dataset_dict.json").exists():
+        saved = datasets.load_from_disk(str(path))
+        if isinstance(saved, datasets.Dataset) and split is None:
+            return saved
+        if isinstance(saved, datasets.Dataset) or split not in saved:
+            there = "no splits" if isinstance(saved, datasets.Dataset) else f"the splits {sorted(saved)}"
+            raise InputError(f"{source}: asked for split {split}, but it holds {there}; write SOURCE#SPLIT")
+        return saved[split]
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.suffix in READERS)
+    kinds = {file.suffix for file in files}
+    if len(kinds) != 1 or not kinds <= READERS.keys():
+        raise InputError(f"{source}: files of the kinds {sorted(kinds) or 'none'}; {KINDS}")
+    if split:
+        files = [file for file in files if file.name.startswith(split)]
+        if not files:
+            raise InputError(f"{source}: no file whose name begins with {split}; leave #{split} out")
+    return READERS[kinds.pop()](files)
+
+
+def _read_txt(files: list[Path]) -> datasets.Dataset:
+    rows = []
+    for file in files:
+        try:
+            content = file.read_bytes().decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise InputError(
+                f"{file}: not UTF-8 (byte {error.object[error.start]:#x} at {error.start}); convert it, for "
+                "example with iconv"
+            ) from error
+        paragraphs = [" ".join(part.split()) for part in re.split(r"\n\s*\n", content)]
+        rows += [
+            {"text": text, "id": f"{file.stem}/{number:05d}", "cluster": file.stem}
+            for number, text in enumerate(paragraphs)
+            if text
+        ]
+    if not rows:
+        raise InputError(f"{files[0]}: holds no text; expected paragraphs with blank lines between them")
+    several = len(files) > 1  # the paragraphs of one file are all there is: no clusters among them
+    ds = datasets.Dataset.from_list(rows)
+    return ds if several else ds.remove_columns("cluster")
+
+
+def _reader(kind: str) -> Callable[[list[Path]], datasets.Dataset]:
+    def read(files: list[Path]) -> datasets.Dataset:
+        paths = [str(file.resolve()) for file in files]
+        try:
+            return datasets.load_dataset(
+                kind, data_files=paths, split="train", cache_dir=str(cache_dir() / "datasets")
+            )
+        except (DatasetGenerationError, pa.ArrowInvalid, ValueError, OSError) as error:
+            raise InputError(
+                f"{files[0]}: {len(files)} {kind} file(s) cannot be read, or not as UTF-8: "
+                f"{error.__cause__ or error}"
+            ) from error
+
+    return read
+
+
+READERS = {".txt": _read_txt, ".jsonl": _reader("json"), ".parquet": _reader("parquet")}
+
+
+def _named(ds: datasets.Dataset, column: str, source: str) -> datasets.Dataset:
+    """The set with the columns of the contract, checked."""
+    if column not in ds.column_names:
+        raise InputError(f"{source}: no column {column}; found {ds.column_names}; name the column of texts")
+    if column != "text":
+        ds = (ds.remove_columns("text") if "text" in ds.column_names else ds).rename_column(column, "text")
+    kept = [row for row, text in enumerate(ds["text"]) if isinstance(text, str) and text.strip()]
+    if not kept:
+        raise InputError(f"{source}: found {len(ds)} rows and no text in them, expected at least one text")
+    ds = ds.select(kept) if len(kept) < len(ds) else ds
+    for name, values in (
+        ("id", [f"row-{row:08d}" for row in range(len(ds))]),
+        ("cluster", ds["id"][:] if "id" in ds.column_names else None),
+        ("source", [source] * len(ds)),
+    ):
+        if name not in ds.column_names:
+            ds = ds.add_column(name, values or ds["id"][:])
+    return ds
