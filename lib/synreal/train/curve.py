@@ -1,11 +1,16 @@
 """What is seen of a model while it is trained."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from accelerate import PartialState
 from torch import nn
 
+from synreal.train.state import write_whole
+
+CURVE_FILE, LOSS_FILE = "curve.csv", "losses.csv"
 Watch = Callable[[nn.Module], dict[str, float]]
 
 
@@ -44,3 +49,11 @@ class Curve:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over a kept curve."""
         self.losses[:], self.looks[:] = state["losses"], state["looks"]
+
+    def write(self, folder: Path) -> None:
+        """Save the looks as curve.csv and the losses as losses.csv; one process alone has looked."""
+        if not PartialState().is_main_process:
+            return
+        losses = pd.DataFrame({"step": range(1, len(self.losses) + 1), "loss": self.losses})
+        write_whole(folder / LOSS_FILE, losses.to_csv(index=False))
+        write_whole(folder / CURVE_FILE, self.table().to_csv(index=False))

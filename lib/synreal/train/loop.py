@@ -62,8 +62,7 @@ def fit(
             losses.append(run.step(step, batches.shares(step), ahead))
             run.look(last=step + 1 == recipe.steps)
             if (step + 1) % recipe.checkpoint_every == 0:
-                run.keep(step + 1)
-    run.keep(recipe.steps)
+                run.take(step + 1)
     run.finish()
     return losses
 
@@ -104,6 +103,7 @@ class _Run:
             with nullcontext() if last else self.accelerator.no_sync(self.wrapped):
                 total += self._backward(next(ahead), share, generator)
         value = self._finite(self.accelerator.reduce(total, "mean"), step)
+        self._state.write()
         self.accelerator.clip_grad_norm_(self.wrapped.parameters(), self.recipe.clip_norm)
         self.optimizer.step()
         self.scheduler.step()
@@ -123,11 +123,15 @@ class _Run:
     def _finite(self, value: Tensor, step: int) -> float:
         number = float(value)
         if number != number or abs(number) == float("inf"):
-            kept = f"; the last good state is in {self.folder}" if self.folder else ""
             raise Diverged(
-                f"training diverged: the loss is {number} at step {step}; lower learning_rate{kept}"
+                f"training diverged: the loss is {number} at step {step}; lower learning_rate{self._kept()}"
             )
         return number
+
+    def _kept(self) -> str:
+        if self.folder is None:
+            return ""
+        return f"; the last good state is in {self.folder}" if self._state.exists() else "; no state was kept yet"
 
     def look(self, last: bool) -> None:
         """Watch the model, if it is time to."""
@@ -135,13 +139,15 @@ class _Run:
             with self._as_returned(), torch.no_grad():
                 self.curve.look(self.model)
 
-    def keep(self, step: int) -> None:
-        """Write the state after `step` steps."""
+    def take(self, step: int) -> None:
+        """Note the state after `step` steps, to be written once it is known to be good."""
         if self.main:
-            self._state.keep(step)
+            self._state.take(step)
 
     def finish(self) -> None:
-        """Leave the model as it is returned."""
+        """Write the last state, and leave the model as it is returned."""
+        self.take(self.recipe.steps)
+        self._state.write()
         if self.ema:
             self.ema.copy_to(self.model.parameters())
         self.model.cpu().eval()

@@ -4,13 +4,13 @@ SynTune is the same with synthetic images. The result is a checkpoint like any o
 """
 
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 import torch.nn.functional as F
+from accelerate import PartialState
 from datasets import Dataset
 from torch import Tensor, nn
 
@@ -21,16 +21,15 @@ from synreal.models.classifier import Classifier
 from synreal.models.clip import ZeroShotClassifier, load_tokenizer
 from synreal.models.load import WEIGHTS_FILE, load_classifier, save_checkpoint
 from synreal.models.tower import tower_from_zero_shot
-from synreal.train.curve import Watch
+from synreal.train.curve import CURVE_FILE, LOSS_FILE, Watch
 from synreal.train.loop import Loss, device_of
 from synreal.train.recipes import Recipe, default_recipe
-from synreal.train.state import check_same_run, write_whole
-from synreal.train.tune import Method, Tunable, Tuned, tune
-from synreal.train.tuning_data import TuningData
+from synreal.train.state import check_same_run, note_run
+from synreal.train.tune import RUN_FILE, Method, Tunable, tune
+from synreal.train.tuning_data import TuningData, check_images
 
 WORK = "work"  # subfolder of an unfinished checkpoint, where its training goes on
 TOKENIZER = "tokenizer"
-CURVE_FILE, LOSS_FILE = "curve.csv", "losses.csv"
 
 
 def tune_checkpoint(
@@ -56,17 +55,22 @@ def tune_checkpoint(
     classifier = load_classifier(open_card(checkpoint))
     recipe = recipe or default_recipe(classifier.card, len(images))
     inputs = {"checkpoint": classifier.model_hash, "images": image_set_hash(images), "method": method}
-    check_same_run(out, inputs | {"recipe": asdict(recipe)})
+    check_images(images, classifier.card)
+    inputs |= {"recipe": asdict(recipe)}
     if (out / CARD_FILE).exists():
+        check_same_run(out / RUN_FILE, inputs)
         return load_card(out)
-    data = TuningData(images, classifier.card)
-    tunable = tunable_classifier(classifier, data, method)
-    tuned = tune(tunable, method, recipe, out / WORK, watch, every)
-    _write_curves(tuned, out)
-    training = _training(classifier.card, images, method, recipe)
-    card = save_checkpoint(out, tunable.module, tuned_card(classifier.card, method, out, training))
-    shutil.rmtree(out / WORK)
-    return card
+    tunable = tunable_classifier(classifier, TuningData(images, classifier.card), method)
+    tune(replace(tunable, inputs=inputs), method, recipe, out / WORK, watch, every)
+    if PartialState().is_main_process:
+        for name in (CURVE_FILE, LOSS_FILE):
+            (out / WORK / name).replace(out / name)
+        note_run(out / RUN_FILE, inputs)
+        training = _training(classifier.card, images, method, recipe)
+        save_checkpoint(out, tunable.module, tuned_card(classifier.card, method, out, training))
+        shutil.rmtree(out / WORK)
+    PartialState().wait_for_everyone()
+    return load_card(out)
 
 
 def open_card(checkpoint: str | Path) -> Card:
@@ -161,9 +165,3 @@ def _source(images: Dataset) -> str:
     drawn = images["generator"] if "generator" in images.column_names else [None]
     kinds = {"real" if generator is None else "synthetic" for generator in drawn}
     return kinds.pop() if len(kinds) == 1 else "mixed"
-
-
-def _write_curves(tuned: Tuned, out: Path) -> None:
-    losses = pd.DataFrame({"step": range(1, len(tuned.losses) + 1), "loss": tuned.losses})
-    write_whole(out / LOSS_FILE, losses.to_csv(index=False))
-    write_whole(out / CURVE_FILE, tuned.curve.to_csv(index=False))

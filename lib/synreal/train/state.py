@@ -18,20 +18,31 @@ class State:
     def __init__(self, parts: dict[str, Any], recipe: Recipe, folder: Path | None) -> None:
         self.parts = {name: part for name, part in parts.items() if part is not None}
         self.recipe, self.path = _plain(asdict(recipe)), folder and folder / "state.pt"
+        self._taken: dict[str, Any] | None = None
 
-    def keep(self, step: int) -> None:
-        """Write the state after `step` steps; nothing without a folder."""
-        if self.path is None:
+    def exists(self) -> bool:
+        """Whether a state is kept."""
+        return self.path is not None and self.path.exists()
+
+    def take(self, step: int) -> None:
+        """Copy the state after `step` steps. It is written when the next loss has shown that it is good."""
+        if self.path is not None:
+            state = {name: part.state_dict() for name, part in self.parts.items()}
+            self._taken = _copied({"step": step, "recipe": self.recipe, **state})
+
+    def write(self) -> None:
+        """Write the state taken last, if it is not written yet."""
+        if self.path is None or self._taken is None:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        state = {name: part.state_dict() for name, part in self.parts.items()}
         partial = self.path.with_suffix(".partial")
-        torch.save({"step": step, "recipe": self.recipe, **state}, partial)
+        torch.save(self._taken, partial)
         partial.replace(self.path)
+        self._taken = None
 
     def resume(self) -> int:
         """Load what is kept and return its step; 0 where there is nothing. InputError for another recipe."""
-        if self.path is None or not self.path.exists():
+        if self.path is None or not self.exists():
             return 0
         state = torch.load(self.path, map_location="cpu", weights_only=True)
         kept = _DEFAULTS | state["recipe"]  # a state may be older than a field
@@ -47,23 +58,27 @@ class State:
         return state["step"]
 
 
-def check_same_run(folder: Path | None, inputs: dict[str, Any]) -> None:
-    """Note in the folder what the run is made of. InputError when it holds a run of something else."""
-    if folder is None:
-        return
-    file = folder / "run.json"
+def check_same_run(file: Path, inputs: dict[str, Any]) -> None:
+    """Raises InputError unless the run noted in `file` was made from these inputs."""
     if not file.exists():
-        write_whole(file, json.dumps(inputs, indent=1))
-        return
-    kept = json.loads(file.read_text())
-    changed = [
-        f"{n} ({kept.get(n)}, now {inputs.get(n)})" for n in kept | inputs if kept.get(n) != inputs.get(n)
-    ]
-    if changed:
         raise InputError(
-            f"{folder}: holds a run made from other inputs: {', '.join(changed)}; "
-            "finish it with its own, or name another folder"
+            f"{file.parent}: holds no {file.name}, so what is there was not made here; name another folder"
         )
+    kept, now = (_flat(values) for values in (json.loads(file.read_text()), json.loads(json.dumps(inputs))))
+    changed = [name for name in kept | now if kept.get(name) != now.get(name)]
+    if changed:
+        told = ", ".join(f"{name} {kept.get(name)}, now {now.get(name)}" for name in changed)
+        raise InputError(
+            f"{file.parent}: holds a run made from other inputs: {told}; finish it with its own, or name "
+            "another folder"
+        )
+
+
+def note_run(file: Path, inputs: dict[str, Any]) -> None:
+    """Note in `file` what a run is made of; raises InputError when it names something else."""
+    if file.exists():
+        check_same_run(file, inputs)
+    write_whole(file, json.dumps(inputs, indent=1))
 
 
 def write_whole(file: Path, text: str) -> None:
@@ -74,8 +89,23 @@ def write_whole(file: Path, text: str) -> None:
     partial.replace(file)
 
 
+def _copied(value: Any) -> Any:
+    """The same nested value, with tensors copied to the CPU."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().cpu().clone()
+    if isinstance(value, dict):
+        return type(value)((name, _copied(part)) for name, part in value.items())
+    return [_copied(part) for part in value] if isinstance(value, list) else value
+
+
 def _plain(values: dict) -> dict:
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
 _DEFAULTS = _plain({field.name: field.default for field in fields(Recipe) if field.default is not MISSING})
+
+
+def _flat(values: dict[str, Any]) -> dict[str, Any]:
+    """Nested values by dotted names."""
+    inner = {f"{n}.{k}": v for n, part in values.items() if isinstance(part, dict) for k, v in part.items()}
+    return {name: value for name, value in values.items() if not isinstance(value, dict)} | inner

@@ -10,12 +10,13 @@ from torch import Tensor, nn
 from synreal.errors import InputError
 from synreal.models.classifier import weights_hash
 from synreal.train.batches import Fetch
-from synreal.train.curve import Curve, Watch
-from synreal.train.loop import Loss, fit
+from synreal.train.curve import LOSS_FILE, Curve, Watch
+from synreal.train.loop import Diverged, Loss, fit
 from synreal.train.methods import head_parameters, interpolate, low_rank, only_head, snapshot, watch_between
 from synreal.train.recipes import SCENES_VIT, Recipe
-from synreal.train.state import check_same_run
+from synreal.train.state import note_run
 
+RUN_FILE = "run.json"  # what a run is made of
 Method = Literal["full", "head", "lp-ft", "wise-ft", "flyp", "lora"]
 
 
@@ -73,11 +74,19 @@ def tune(
     check_method(tunable, method)
     before = snapshot(tunable.module)
     settings = {"method": method, "count": tunable.count, "alpha": alpha, "weights": weights_hash(before, "")}
-    check_same_run(folder, settings | tunable.inputs)
+    if folder:
+        note_run(folder / RUN_FILE, settings | tunable.inputs)
     if method == "wise-ft" and watch:
         watch = watch_between(before, alpha, watch)
     curve = Curve(watch, every)
-    _train(tunable, method, recipe, folder, curve, probe)
+    try:
+        _train(tunable, method, recipe, folder, curve, probe)
+    except Diverged as error:
+        where = f"; the losses up to there are in {folder / LOSS_FILE}" if folder else ""
+        raise Diverged(f"{error}{where}") from error
+    finally:
+        if folder:
+            curve.write(folder)
     after = snapshot(tunable.module)
     if method == "wise-ft":
         tunable.module.load_state_dict(interpolate(before, after, alpha))

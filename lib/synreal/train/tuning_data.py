@@ -37,16 +37,12 @@ class TuningData:
     Images up to 64 pixels are prepared as the card says, held as uint8, and flipped and shifted on the
     network's device; larger ones are decoded by worker processes and cut by torchvision's random resized
     crop.
-    Raises InputError for classes that the card does not know, and for fewer images than classes.
+    Raises InputError as `check_images`.
     """
 
     def __init__(self, images: Dataset, card: Card) -> None:
-        names = class_names(images)
-        if len(images) < len(names):
-            raise InputError(
-                f"images: found {len(images)} for {len(names)} classes, expected at least one per class"
-            )
-        columns = torch.tensor(class_columns(card, names))
+        check_images(images, card)
+        columns = torch.tensor(class_columns(card, class_names(images)))
         self.labels = columns[torch.tensor(np.asarray(images.with_format("numpy")["label"][:]))]
         self.in_memory = card.image_size <= SMALL
         self._prepare, self._rows = Preprocess.from_card(card), undecoded(images)
@@ -89,3 +85,13 @@ class TuningData:
     def _all_pixels(self) -> Tensor:
         images = [decoded(row) for row in self._rows]
         return torch.from_numpy(self._prepare.pixels(images)).permute(0, 3, 1, 2).contiguous()
+
+
+def check_images(images: Dataset, card: Card) -> None:
+    """Raises InputError for classes that the card does not know, and for fewer images than classes."""
+    names = class_names(images)
+    class_columns(card, names)
+    if len(images) < len(names):
+        raise InputError(
+            f"images: found {len(images)} for {len(names)} classes, expected at least one of each"
+        )
