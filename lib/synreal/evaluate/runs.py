@@ -1,0 +1,87 @@
+"""Predictions of networks that are trained in stages: each computed once, several runs side by side."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import groupby
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from joblib import Parallel, delayed
+from torch import Tensor, nn
+
+from synreal.data.pool import Pool
+from synreal.evaluate.predictions import Predictions
+from synreal.train.mixed import GREY, Run, trained
+from synreal.train.pretrain import normalise
+from synreal.train.selfsupervised import knn_logits
+
+Readout = Literal["head", "k-NN"]
+BATCH = 256
+
+
+def predict_runs(
+    runs: Sequence[Run], test: Pool, workers: int = 1, readout: Readout = "head"
+) -> list[Predictions]:
+    """The predictions of each run on the images of `test`, in the order of the runs; trains what is missing.
+
+    Runs that begin alike share their first stages, and go to one of `workers` processes of one thread
+    together; on a GPU, take one worker, which is this process. Everything is kept in the cache, so that an
+    interrupted call goes on where it stopped.
+    readout: the network's own head, or "k-NN", by features without it the vote of the nearest images that
+    the last stage learned from.
+    """
+    missing = [run for run in runs if not _place(run, test, readout).exists()]
+    families = [list(family) for _, family in groupby(sorted(missing, key=_first), key=_first)]
+    jobs = (delayed(_predict_family)(family, test, readout, workers > 1) for family in families)
+    # Forked, since importing what trains costs a fresh process more than most of these trainings do.
+    Parallel(n_jobs=workers, backend="multiprocessing")(jobs)
+    return [Predictions.load(_place(run, test, readout)) for run in runs]
+
+
+def _first(run: Run) -> str:
+    return replace(run, stages=run.stages[:1]).key
+
+
+def _place(run: Run, test: Pool, readout: Readout) -> Path:
+    images = hashlib.sha256(test.digests.tobytes() + test.ids.astype("U").tobytes()).hexdigest()[:16]
+    return run.folder / f"{readout}-{images}.parquet"
+
+
+def _predict_family(runs: Sequence[Run], test: Pool, readout: Readout, beside_others: bool) -> None:
+    if beside_others:
+        torch.set_num_threads(1)
+    for run in runs:
+        logits = _read(run, test, readout)
+        Predictions(
+            ids=test.ids,
+            labels=test.labels,
+            logits=logits.float().cpu().numpy(),
+            class_names=test.class_names,
+            model=f"{run.network.name} {run.key}",
+            model_hash=run.key,
+            preprocess_hash=hashlib.sha256(repr(GREY).encode()).hexdigest()[:16],
+            image_set=test.name,
+        ).save(_place(run, test, readout))
+
+
+def _read(run: Run, test: Pool, readout: Readout) -> Tensor:
+    module = trained(run).to(Accelerator().device)
+    if readout == "head":
+        return _outputs(module, test.images)
+    stage = run.stages[-1]
+    module.reset_classifier(0)  # type: ignore[operator]
+    bank, queries = _outputs(module, stage.pool.images[stage.rows]), _outputs(module, test.images)
+    labels = torch.from_numpy(stage.pool.labels[stage.rows])
+    return knn_logits(bank.cpu(), labels, queries.cpu(), len(test.class_names))
+
+
+@torch.inference_mode()
+def _outputs(module: nn.Module, images: np.ndarray) -> Tensor:
+    """What the network makes of uint8 [N, H, W, 3], a batch at a time."""
+    device = next(module.parameters()).device
+    batches = (torch.tensor(images[start : start + BATCH]) for start in range(0, len(images), BATCH))
+    return torch.cat([module(normalise(batch, GREY, GREY).to(device)) for batch in batches])

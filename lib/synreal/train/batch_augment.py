@@ -1,0 +1,68 @@
+"""Augmentations of whole batches that imitate what synthetic images lack, from an explicit generator.
+
+P1's Appendix B ("Ablation study of data augmentation") names brightness, blocking and cropping and none of
+their strengths; the strengths here are stated beside each. Images are float [N, C, H, W] in -1..1.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from synreal.errors import InputError
+
+
+def brightness(
+    images: Tensor, generator: torch.Generator, factors: tuple[float, float] = (0.4, 1.6)
+) -> Tensor:
+    """Each image's light multiplied by a factor of its own."""
+    low, high = factors
+    factor = low + (high - low) * torch.rand(len(images), 1, 1, 1, generator=generator)
+    return ((images + 1) * factor.to(images.device) - 1).clamp(-1, 1)
+
+
+def blocking(images: Tensor, generator: torch.Generator, side: float = 0.4, chance: float = 0.5) -> Tensor:
+    """With `chance`, a grey square of `side` (share of the image's) covers a place of its own in an image."""
+    height, width = images.shape[2:]
+    drawn = torch.rand(3, len(images), 1, 1, generator=generator)
+    y, x = torch.arange(height)[None, :, None] / height, torch.arange(width)[None, None, :] / width
+    top, left = drawn[0] * (1 - side), drawn[1] * (1 - side)
+    covered = (y >= top) & (y < top + side) & (x >= left) & (x < left + side) & (drawn[2] < chance)
+    return torch.where(covered[:, None].to(images.device), torch.zeros((), device=images.device), images)
+
+
+def crop(
+    images: Tensor,
+    generator: torch.Generator,
+    area: tuple[float, float] = (0.4, 1.0),
+    size: int | None = None,
+) -> Tensor:
+    """A square of its own from each image, of a share of its area within `area`, resized to `size` pixels."""
+    count, channels, height, _ = images.shape
+    drawn = torch.rand(3, count, generator=generator)
+    side = (area[0] + (area[1] - area[0]) * drawn[0]).sqrt()
+    shift = (2 * drawn[1:] - 1) * (1 - side)  # grid coordinates run from -1 to 1
+    theta = torch.zeros(count, 2, 3)
+    theta[:, 0, 0], theta[:, 1, 1], theta[:, :, 2] = side, side, shift.T
+    out = [count, channels, size or height, size or height]
+    grid = F.affine_grid(theta, out, align_corners=False).to(images.device)
+    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+
+
+AUGMENTATIONS: dict[str, Callable[..., Tensor]] = {
+    "brightness": brightness, "blocking": blocking, "crop": crop
+}  # fmt: skip
+
+
+def augmented(images: Tensor, names: Sequence[str], generator: torch.Generator) -> Tensor:
+    """The batch after the named augmentations, in their order."""
+    for name in names:
+        images = AUGMENTATIONS[name](images, generator)
+    return images
+
+
+def check_augmentations(names: Sequence[str]) -> None:
+    """Raises InputError for a name that is none of AUGMENTATIONS."""
+    if unknown := [name for name in names if name not in AUGMENTATIONS]:
+        raise InputError(f"augment: found {unknown}, expected names of {', '.join(AUGMENTATIONS)}")

@@ -1,0 +1,185 @@
+"""The runs of P1's Table 3 and of the rest of its Appendix B, each by the name it is reported under.
+
+A name is that of pretraining and tuning data, "Mix-Real", or of the tuning, "RealTune + crop". Each is one
+run per seed; a seed chooses the real images, the first weights and all order.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from synreal.data.pool import Pool, unbalanced
+from synreal.train.batch_augment import AUGMENTATIONS
+from synreal.train.mixed import Run, Stage
+from synreal.train.networks import Network
+from synreal.train.recipes import Recipe
+from synreal.train.tune import Method
+
+Kind = Literal["Real", "Syn", "Mix"]
+Plans = dict[str, tuple[Run, ...]]  # by name, one run per seed
+CELLS = tuple(f"{before}-{after}" for before in ("Real", "Syn", "Mix") for after in ("None", "Syn", "Real"))
+
+
+@dataclass(frozen=True, eq=False)
+class Material:
+    """What is trained on, how much of it, and how often.
+
+    real, synthetic: images of each class. "Mix" is both, the real images `dup` times (AdaInf, Wang et al.
+    2024). The same real images serve pretraining and tuning, as in P1's Table 3.
+    """
+
+    pool: Pool
+    real: int
+    synthetic: int
+    seeds: tuple[int, ...]
+    dup: int = 1
+
+    def rows(self, kind: str, seed: int) -> np.ndarray:
+        """The rows of one kind of data."""
+        real = self.pool.choose(real=True, per_class=self.real, seed=seed)
+        if kind == "Real":
+            return real
+        synthetic = self.pool.choose(real=False, per_class=self.synthetic, seed=seed)
+        return synthetic if kind == "Syn" else np.concatenate([*[real] * self.dup, synthetic])
+
+
+def cells(
+    material: Material,
+    network: Network,
+    names: Iterable[str] = CELLS,
+    objective: Literal["labels", "mixloss"] = "labels",
+) -> Plans:
+    """Table 3: every pretraining for the same steps, then tuning, or none. Names are of CELLS.
+
+    Tuning on synthetic images takes all of them; P1 does not say how many it took.
+    """
+    plans = {}
+    for name in names:
+        before, after = name.split("-")
+        plans[name] = tuple(
+            _run(material, network, seed, before, () if after == "None" else (after,), objective)
+            for seed in material.seeds
+        )
+    return plans
+
+
+def renamed(plans: Plans, suffix: str) -> Plans:
+    """The same runs, each name followed by the suffix."""
+    return {f"{name} {suffix}": runs for name, runs in plans.items()}
+
+
+def _run(
+    material: Material,
+    network: Network,
+    seed: int,
+    before: str,
+    after: Sequence[str],
+    objective: Literal["labels", "mixloss"] = "labels",
+) -> Run:
+    first = Stage(material.pool, material.rows(before, seed), network.pretrain, objective)
+    tuned = [Stage(material.pool, material.rows(kind, seed), network.tune) for kind in after]
+    return Run(network, (first, *tuned), seed)
+
+
+def augmentations(material: Material, network: Network) -> Plans:
+    """Tables 8 and 9: the synthetic network tuned on as many synthetic or real images, augmented or not."""
+    sets = {"": (), **{f" + {name}": (name,) for name in AUGMENTATIONS}, " + all": tuple(AUGMENTATIONS)}
+    few = replace(material, synthetic=material.real)
+    return {
+        f"{kind}Tune{words}": tuple(
+            _tuned(material, network, seed, few.rows(kind, seed), names) for seed in material.seeds
+        )
+        for kind in ("Syn", "Real")
+        for words, names in sets.items()
+    }
+
+
+def tunings(material: Material, network: Network, shifted: Pool) -> Plans:
+    """RealTune on balanced, unbalanced (Table 13) and shifted (Fig. 9) images, as many of each."""
+    total, classes = material.real * len(material.pool.class_names), len(material.pool.class_names)
+    uneven = unbalanced(total, classes)
+    plans: Plans = dict.fromkeys(("balanced", "unbalanced", "shifted"), ())
+    for seed in material.seeds:
+        rows = material.pool.choose(real=True, per_class=uneven, seed=seed)
+        elsewhere = shifted.choose(real=True, per_class=material.real, seed=seed)
+        plans["balanced"] += (_tuned(material, network, seed, material.rows("Real", seed)),)
+        plans["unbalanced"] += (_tuned(material, network, seed, rows),)
+        plans["shifted"] += (_tuned(material, network, seed, elsewhere, pool=shifted),)
+    return plans
+
+
+def _tuned(
+    material: Material,
+    network: Network,
+    seed: int,
+    rows: np.ndarray,
+    augment: tuple[str, ...] = (),
+    pool: Pool | None = None,
+) -> Run:
+    """The network that was pretrained on synthetic images, tuned on the rows."""
+    before = _run(material, network, seed, "Syn", ())
+    last = Stage(pool or material.pool, rows, network.tune, augment=augment)
+    return Run(network, (*before.stages, last), seed)
+
+
+def dino_runs(material: Material, network: Network) -> Plans:
+    """Table 10: DINO on equally many real or synthetic images, then a linear probe, or tuning with labels.
+
+    "probe (own)" learns its head from images of the kind that DINO saw, as P1's numbers suggest; "probe" from
+    real ones. Each takes as many labelled images as Table 3 has real ones.
+    """
+    plans: Plans = {}
+    for kind in ("Real", "Syn"):
+        heads = {"probe (own)": (kind, "head"), "probe": ("Real", "head"),
+                 "SynTune": ("Syn", "full"), "RealTune": ("Real", "full")}  # fmt: skip
+        for name, (labelled, method) in heads.items():
+            how = network.probe if method == "head" else network.transfer
+            plans[f"DINO-{kind} {name}"] = tuple(
+                Run(
+                    network,
+                    (_dino(material, network, kind), _labelled(material, labelled, how, method, seed)),
+                    seed,
+                )
+                for seed in material.seeds
+            )
+    return plans
+
+
+def _dino(material: Material, network: Network, kind: str) -> Stage:
+    """As many images of one kind as there are of the rarer kind, without labels."""
+    real = material.pool.real
+    rows = np.flatnonzero(real if kind == "Real" else ~real)
+    return Stage(material.pool, rows[: min(real.sum(), (~real).sum())], network.dino, "dino")
+
+
+def _labelled(material: Material, kind: str, recipe: Recipe, method: Method, seed: int) -> Stage:
+    few = replace(material, synthetic=material.real)
+    return Stage(material.pool, few.rows(kind, seed), recipe, method=method)
+
+
+def transfers(material: Material, network: Network, train: Pool) -> Plans:
+    """Tables 11 and 12: pretrained here, then tuned on another data set, with a new head.
+
+    train: its real and, where there are some, synthetic images. "none" leaves the network as it is and
+    trains the head alone on what is synthetic, so that no real image has been seen.
+    """
+    synthetic, real = np.flatnonzero(~train.real), np.flatnonzero(train.real)
+    ways = {
+        "probe": Stage(train, real, network.probe, method="head"),
+        "RealTune": Stage(train, real, network.transfer),
+    }
+    if len(synthetic):
+        ways |= {
+            "none": Stage(train, synthetic, network.probe, method="head"),
+            "SynTune": Stage(train, synthetic, network.transfer),
+        }
+    return {
+        f"{kind} {name}": tuple(
+            Run(network, (*_run(material, network, seed, kind, ()).stages, stage), seed)
+            for seed in material.seeds
+        )
+        for kind in ("Real", "Syn", "Mix")
+        for name, stage in ways.items()
+    }

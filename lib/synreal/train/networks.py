@@ -1,0 +1,102 @@
+"""The networks of the study on mixed pretraining, each with its recipes: P1's own, and small ones."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+
+from synreal.models.conv_stem import ConvStem
+from synreal.train.recipes import Recipe
+
+
+@dataclass(frozen=True)
+class Network:
+    """A timm architecture, and how it is trained in each part of the study."""
+
+    name: str
+    architecture: str
+    pretrain: Recipe
+    tune: Recipe
+    dino: Recipe  # without labels
+    probe: Recipe  # the head alone
+    transfer: Recipe  # all weights, to another data set
+    args: dict[str, Any] = field(default_factory=dict)
+
+    def create(self, classes: int, seed: int) -> nn.Module:
+        """The network with first weights that depend on the seed alone."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            module = timm.create_model(self.architecture, num_classes=classes, **self.args)
+        return module.to(memory_format=torch.channels_last)  # convolutions are faster so
+
+
+class SmallStem(ConvStem):
+    """The zoo's convolutional stem with a third to a half of its widths."""
+
+    def __init__(self, img_size: int = 32, embed_dim: int = 64, **_: Any) -> None:
+        super().__init__(img_size, embed_dim)
+        layers: list[nn.Module] = []
+        for before, width in ((3, 16), (16, 32), (32, 64)):
+            layers += [nn.Conv2d(before, width, 3, 2, 1, bias=False), nn.BatchNorm2d(width), nn.GELU()]
+        self.proj = nn.Sequential(*layers, nn.Conv2d(64, embed_dim, 1))
+
+
+def _small(steps: int, learning_rate: float, batch_size: int = 32) -> Recipe:
+    return Recipe(steps, batch_size, learning_rate, warmup_steps=steps // 10, checkpoint_every=1000)
+
+
+# For 32 pixels: a ResNet of three stages and 0.08 M parameters, and a ViT of two blocks and 0.1 M
+# behind a convolutional stem. Steps and
+# learning rates were chosen on validation scenes.
+TINY = {
+    "ResNet": Network(
+        "ResNet",
+        "resnet18",
+        pretrain=_small(250, 1e-2),
+        tune=_small(20, 1e-3),
+        dino=_small(60, 2e-3),
+        probe=_small(30, 1e-2),
+        transfer=_small(30, 5e-3),
+        args={"layers": (1, 1, 1, 0), "channels": (16, 32, 64, 64), "stem_type": "deep", "stem_width": 8},
+    ),
+    "ViT": Network(
+        "ViT",
+        "vit_tiny_patch16_224",
+        pretrain=_small(250, 2e-3),
+        tune=_small(20, 5e-4),
+        dino=_small(60, 1e-3),
+        probe=_small(30, 1e-2),
+        transfer=_small(30, 1e-3),
+        args={"img_size": 32, "patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 2}
+        | {"embed_layer": SmallStem, "global_pool": "avg", "class_token": False},
+    ),
+}
+
+# P1 App. A.2, Table 3. Unsaid there: the ResNet's weight decay, warm-up and schedule, and the weight decay of
+# tuning; taken are those usual for ImageNet, none, a cosine, and none. Nothing is said of DINO, probes and
+# transfer: DINO's own learning rate at this batch for 100 epochs of 10,000 images, and 100 epochs of probing.
+_PROBE = Recipe(4_000, 256, 1e-3, weight_decay=0.0, warmup_steps=0, precision="bf16")
+_DINO = Recipe(10_000, 256, 5e-4, weight_decay=0.04, warmup_steps=1_000, precision="bf16")
+PAPER = {
+    "ResNet": Network(
+        "ResNet",
+        "resnet18",
+        pretrain=Recipe(100_000, 128, 0.1, "sgd", weight_decay=1e-4, warmup_steps=0, precision="bf16"),
+        tune=Recipe(2_000, 128, 1e-3, "sgd", weight_decay=0.0, warmup_steps=0, precision="bf16"),
+        dino=_DINO,
+        probe=_PROBE,
+        transfer=Recipe(2_000, 128, 1e-2, "sgd", weight_decay=0.0, warmup_steps=0, precision="bf16"),
+    ),
+    "ViT": Network(
+        "ViT",
+        "vit_tiny_patch16_224",
+        pretrain=Recipe(30_000, 512, 5e-4, weight_decay=0.05, warmup_steps=1_000, precision="bf16"),
+        tune=Recipe(3_000, 256, 1e-5, "sgd", weight_decay=0.0, warmup_steps=0, precision="bf16"),
+        dino=_DINO,
+        probe=_PROBE,
+        transfer=Recipe(2_000, 128, 1e-4, weight_decay=0.05, warmup_steps=100, precision="bf16"),
+        args={"dynamic_img_size": True},
+    ),
+}

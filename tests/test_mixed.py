@@ -1,0 +1,167 @@
+"""Choosing rows, training in stages, and what is kept of it."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from synreal.data.pool import Pool, unbalanced
+from synreal.data.scenes import scene_set
+from synreal.errors import InputError
+from synreal.evaluate.runs import predict_runs
+from synreal.train import mixed
+from synreal.train.batch_augment import AUGMENTATIONS, augmented
+from synreal.train.mixed import Run, Stage, trained
+from synreal.train.mixed_plans import Material, augmentations, cells, tunings
+from synreal.train.networks import TINY
+
+NETWORK = replace(
+    TINY["ResNet"],
+    pretrain=replace(TINY["ResNet"].pretrain, steps=2, warmup_steps=0),
+    tune=replace(TINY["ResNet"].tune, steps=1, warmup_steps=0),
+)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("SYNREAL_CACHE", str(tmp_path))
+
+
+@pytest.fixture(scope="module")
+def pool():
+    """80 real scenes, and 60 others in the place of synthetic images."""
+    return Pool.of("pool", scene_set("train", 80), scene_set("val", 60))
+
+
+@pytest.fixture(scope="module")
+def test_pool():
+    return Pool.of("scenes/test", scene_set("test", 30))
+
+
+def one_run(pool, rows=None, **stage):
+    rows = pool.choose(real=True, per_class=2, seed=0) if rows is None else rows
+    return Run(NETWORK, (Stage(pool, rows, NETWORK.pretrain, **stage),))
+
+
+def weights(run):
+    return torch.cat([p.flatten() for p in trained(run).parameters()])
+
+
+def test_choices_are_balanced_nested_and_of_one_kind(pool):
+    few, more = (pool.choose(real=True, per_class=count, seed=3) for count in (2, 5))
+    assert set(few) < set(more) and pool.real[more].all()
+    assert np.bincount(pool.labels[more]).tolist() == [5] * 10
+    assert not pool.real[pool.choose(real=False, per_class=1, seed=3)].any()
+    assert set(few) != set(pool.choose(real=True, per_class=2, seed=4))
+
+
+def test_too_few_images_of_a_class_are_named(pool):
+    with pytest.raises(InputError, match="class .+ has 8 real images, 9 are asked for"):
+        pool.choose(real=True, per_class=9, seed=0)
+
+
+def test_unbalanced_counts_are_the_papers():
+    assert unbalanced(40_000, 1000).sum() == 40_000
+    counts = unbalanced(400, 10)
+    assert counts.sum() == 400 and counts[0] == 21 and counts[-1] == 59
+    assert (np.diff(counts) > 0).all()
+
+
+def test_a_mixture_holds_both_kinds_and_repeats_the_real_ones(pool):
+    material = Material(pool, 2, 5, (0,), dup=3)
+    rows = material.rows("Mix", 0)
+    assert len(rows) == 3 * 20 + 50 and pool.real[rows].sum() == 60
+    assert set(material.rows("Real", 0)) == set(rows[pool.real[rows]])
+
+
+def test_training_is_a_function_of_data_seed_and_recipe_alone(pool, tmp_path, monkeypatch):
+    run = one_run(pool)
+    first = weights(run)
+    assert (weights(run) == first).all()  # read from the cache
+    monkeypatch.setenv("SYNREAL_CACHE", str(tmp_path / "other"))
+    assert (weights(run) == first).all()  # trained again
+    assert (weights(replace(run, seed=1)) != first).any()
+
+
+def test_what_changes_the_result_changes_the_key(pool):
+    run = one_run(pool)
+    others = [
+        replace(run, seed=1),
+        one_run(pool, pool.choose(real=True, per_class=2, seed=1)),
+        one_run(pool, augment=("crop",)),
+        Run(TINY["ViT"], run.stages),
+        replace(run, stages=(*run.stages, *run.stages)),
+    ]
+    assert len({run.key, *(other.key for other in others)}) == 6
+    same = replace(pool, name="another name")
+    assert one_run(same).key == run.key
+
+
+def test_an_interrupted_run_leaves_its_first_stages(pool, monkeypatch):
+    run = one_run(pool)
+    tuned = replace(run, stages=(*run.stages, replace(run.stages[0], recipe=NETWORK.tune)))
+    before = weights(run)
+    monkeypatch.setattr(mixed, "fit", lambda *_: pytest.fail("the first stage is trained again"))
+    assert (weights(tuned) != before).any()
+    assert not list(run.folder.parent.glob("*/state.pt"))
+
+
+def test_mixloss_takes_both_kinds(pool):
+    rows = Material(pool, 2, 4, (0,)).rows("Mix", 0)
+    loss, data = one_run(pool, rows, objective="mixloss"), one_run(pool, rows)
+    assert (weights(loss) != weights(data)).any()
+    with pytest.raises(InputError, match="mixloss: the rows are of one kind only"):
+        one_run(pool, objective="mixloss")
+
+
+def test_head_alone_leaves_the_trunk(pool):
+    run = one_run(pool)
+    probe = replace(run.stages[0], recipe=NETWORK.tune, method="head")
+    before, after = trained(run), trained(replace(run, stages=(*run.stages, probe)))
+    assert (before.conv1[0].weight == after.conv1[0].weight).all()
+    assert (before.fc.weight != after.fc.weight).any()
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_augmentations_are_a_function_of_the_generator(name):
+    images = torch.rand(16, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    first, again, other = (
+        augmented(images, (name,), torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
+    )
+    assert first.shape == images.shape and (first == again).all() and (first != other).any()
+    assert first.min() >= -1 and first.max() <= 1 and (first != images).any()
+
+
+def test_blocking_covers_a_square_of_grey():
+    images = torch.ones(64, 3, 32, 32)
+    covered = (
+        (AUGMENTATIONS["blocking"](images, torch.Generator().manual_seed(0)) == 0).float().mean((1, 2, 3))
+    )
+    assert 0.3 < (covered > 0).float().mean() < 0.7  # half of them
+    assert torch.allclose(covered[covered > 0], torch.tensor(0.16), atol=0.03)
+
+
+def test_unknown_augmentation_is_refused(pool):
+    with pytest.raises(InputError, match=r"augment: found \['blur'\]"):
+        one_run(pool, augment=("blur",))
+
+
+def test_predictions_are_kept_and_do_not_depend_on_workers(pool, test_pool, monkeypatch, tmp_path):
+    plan = cells(Material(pool, 2, 3, (0, 1)), NETWORK, ("Real-None", "Real-Syn"))
+    runs = [run for own in plan.values() for run in own]
+    alone = predict_runs(runs, test_pool)
+    monkeypatch.setattr("synreal.evaluate.runs.trained", lambda run: pytest.fail("predicted again"))
+    again = predict_runs(runs, test_pool)
+    assert all((a.logits == b.logits).all() for a, b in zip(alone, again, strict=True))
+    assert len({a.model_hash for a in alone}) == 4 and alone[0].image_set == "scenes/test"
+    assert (alone[0].ids == test_pool.ids).all()
+
+
+def test_plans_tune_on_equally_many_images(pool):
+    material = Material(pool, 4, 5, (0, 1))
+    tuned = tunings(material, NETWORK, pool)
+    assert {len(run.stages[1].rows) for runs in tuned.values() for run in runs} == {40}
+    plans = augmentations(material, NETWORK)
+    assert len(plans) == 10 and {len(run.stages[1].rows) for run in plans["SynTune + crop"]} == {40}
+    assert len({run.before.key for runs in plans.values() for run in runs}) == 2  # one pretraining per seed
