@@ -1,0 +1,128 @@
+"""Target tasks: the classes that a model is adapted to, and the real images that judge it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import pandas as pd
+from datasets import Dataset
+
+from synreal.data.benchmarks import BENCHMARKS, benchmark
+from synreal.data.hierarchy import SCENES_HIERARCHY
+from synreal.data.imageset import class_names, from_arrays
+from synreal.data.labels import classify
+from synreal.data.scenes import scene_set
+from synreal.data.sprites import CLASS_NAMES, load_sprites
+from synreal.data.worlds import expanded
+from synreal.errors import InputError
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many images of a made world there are, over all ten classes; a part of the classes has fewer."""
+
+    train: int = 600
+    val: int = 400
+    test: int = 1200
+
+
+@dataclass(frozen=True)
+class Task:
+    """Three splits of real images of the same classes; none shares an image with another."""
+
+    name: str
+    train: Dataset  # what a linear probe learns from
+    val: Dataset  # what settings are chosen on
+    test: Dataset  # what is reported
+
+    @property
+    def class_names(self) -> list[str]:
+        """In label order."""
+        return class_names(self.test)
+
+    @property
+    def clusters(self) -> pd.Series | None:
+        """The photograph that each test image shows, by image id, where several may show one."""
+        if "cluster" not in self.test.column_names:
+            return None
+        return pd.Series(self.test["cluster"][:], index=pd.Index(self.test["id"][:], name="id"))
+
+
+def open_task(source: str, counts: Counts = Counts(), seed: int = 0) -> Task:
+    """The task that `source` names.
+
+    source: `scenes` (all ten classes), `scenes:tops` or another coarse group, `catalogue` (the garments of
+    the scenes upright on black, as a shop shows them: no scene at all), or a task of P2 with the folder where
+    it lies, such as `aircraft:$DATA`. Variables of the environment are filled in.
+    counts, seed: of scenes and catalogue.
+    Raises InputError for anything else, and for a group of one class, which is no task.
+    """
+    kind, _, detail = expanded(source).partition(":")
+    if kind in BENCHMARKS and detail:
+        train, val, test = (benchmark(kind, detail, split) for split in ("train", "val", "test"))
+        return Task(source.partition(":")[0], train, val, test)
+    if kind not in ("scenes", "catalogue") or (kind == "catalogue" and detail):
+        raise InputError(
+            f"task: found {source!r}, expected scenes, scenes:GROUP, catalogue, or one of "
+            f"{', '.join(BENCHMARKS)} with a folder, such as aircraft:data"
+        )
+    sizes = {"train": counts.train, "val": counts.val, "test": counts.test}
+    draw = _scenes if kind == "scenes" else catalogue_set
+    splits = {split: draw(split, count, seed) for split, count in sizes.items()}
+    if detail:
+        splits = {split: of_classes(images, _group(detail)) for split, images in splits.items()}
+    return Task(detail or {"scenes": "all classes"}.get(kind, kind), **splits)
+
+
+def of_classes(images: Dataset, names: Sequence[str]) -> Dataset:
+    """The images of these classes alone, labels numbered in the order of `names`.
+
+    Raises InputError for a class that the set does not know, and when no image is left.
+    """
+    known = class_names(images)
+    if unknown := [name for name in names if name not in known]:
+        raise InputError(f"classes: {unknown} are not among the image set's {known}")
+    labels = np.array(images.with_format("numpy")["label"][:])
+    rows = np.flatnonzero(np.isin(labels, [known.index(name) for name in names]))
+    if not len(rows):
+        raise InputError(f"classes: the image set holds no image of {list(names)}")
+    words = [known[label] for label in labels[rows]]
+    kept = images.select(rows).remove_columns("label").add_column("label", words)
+    return classify(kept, list(names), "classes")
+
+
+def catalogue_set(split: str, count: int, seed: int = 0) -> Dataset:
+    """Garments of one split upright on black, uint8 grey as RGB, 32x32, as many of each class.
+
+    No garment occurs twice. Raises InputError when there are too few.
+    """
+    sprites, each = load_sprites(split), count // len(CLASS_NAMES)
+    if each < 1 or each > (fewest := min(map(len, sprites.by_class))):
+        raise InputError(
+            f"catalogue: found {count} images, expected from 1 of each class to {fewest} of each in {split}"
+        )
+    rng = np.random.default_rng(seed)
+    rows = np.concatenate([rng.permutation(rows)[:each] for rows in sprites.by_class])
+    framed = np.pad(sprites.images[rows], ((0, 0), (2, 2), (2, 2)))
+    columns = {
+        "id": [f"catalogue-{split}-{row:05d}" for row in rows],
+        "cluster": [f"{split}-{row:05d}" for row in rows],
+        "source": ["real"] * len(rows),
+    }
+    return from_arrays(
+        np.repeat(framed[..., None], 3, 3), np.repeat(np.arange(10), each), CLASS_NAMES, columns
+    )
+
+
+@lru_cache(maxsize=8)
+def _scenes(split: str, count: int, seed: int) -> Dataset:
+    """Several tasks look at parts of the same scenes: they are composed once."""
+    return scene_set(split, count, seed)
+
+
+def _group(name: str) -> tuple[str, ...]:
+    several = {coarse: fine for coarse, fine in SCENES_HIERARCHY.groups.items() if len(fine) > 1}
+    if name not in several:
+        raise InputError(f"task scenes:{name}: expected one of {', '.join(several)}")
+    return several[name]
