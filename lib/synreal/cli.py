@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.core import TyperCommand
 
+from synreal.commands import adapt, plan, retrieve
 from synreal.errors import InputError
 
 app = typer.Typer(
@@ -172,6 +173,11 @@ def list_() -> None:
     from synreal.book.listing import listing
 
     print(listing())
+
+
+app.command("adapt")(adapt.adapt)
+app.command("retrieve")(retrieve.retrieve)
+app.command("plan")(plan.plan)
 
 
 def main() -> None:

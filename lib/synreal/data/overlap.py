@@ -2,13 +2,13 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 import datasets
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from synreal.data.decode import DECODING_ERRORS, open_record, to_rgb
 from synreal.errors import InputError
@@ -37,7 +37,7 @@ def pixel_hashes(images: datasets.Dataset) -> list[str]:
     if reasons:
         row, reason = next(iter(reasons.items()))
         raise InputError(
-            f"image {images[row : row + 1]['id'][0]}: cannot be decoded ({reason}), as {len(reasons)} of "
+            f"image {images['id'][row]}: cannot be decoded ({reason}), as {len(reasons)} of "
             f"{len(images)} images; leave them out, as load_image_set does with unreadable='drop'"
         )
     return hashes
@@ -49,7 +49,7 @@ def try_pixel_hashes(images: datasets.Dataset) -> tuple[list[str], dict[int, str
     table = raw.with_format("arrow")
 
     def hash_rows(start: int) -> list[tuple[str, str]]:
-        return [_try(_pixel_hash, r) for r in table[start : start + ROWS_PER_TASK]["image"].to_pylist()]
+        return [_try_pixel_hash(r) for r in table[start : start + ROWS_PER_TASK]["image"].to_pylist()]
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         parts = list(pool.map(hash_rows, range(0, len(images), ROWS_PER_TASK)))
@@ -72,6 +72,25 @@ def nearest(vectors: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.
     return rows, products
 
 
+def collapse(vectors: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+    """Near-duplicates among unit vectors, earlier ones kept: (int64 [N], float32 [N]).
+
+    The row of the kept vector that a vector repeats (inner product `threshold` or more) and the product; -1
+    and NaN for a vector that is kept.
+    """
+    twin, value = np.full(len(vectors), -1, np.int64), np.full(len(vectors), np.nan, np.float32)
+    kept = np.empty(0, np.int64)
+    for start in range(0, len(vectors), BLOCK):
+        rows = np.arange(start, min(start + BLOCK, len(vectors)))
+        if len(kept):
+            near, products = nearest(vectors[rows], vectors[kept])
+            hit = products >= threshold
+            twin[rows[hit]], value[rows[hit]] = kept[near[hit]], products[hit]
+        _collapse_block(vectors, rows, threshold, twin, value)
+        kept = np.concatenate([kept, rows[twin[rows] < 0]])
+    return twin, value
+
+
 def describe(images: datasets.Dataset, descriptor: Descriptor, batch_size: int = 256) -> np.ndarray:
     """The descriptor's vectors of all images, float32 [N, D]. InputError when they are not of unit length."""
     starts = range(0, len(images), batch_size)
@@ -87,13 +106,29 @@ def describe(images: datasets.Dataset, descriptor: Descriptor, batch_size: int =
     return vectors
 
 
-def _pixel_hash(record: dict[str, Any] | None) -> str:
-    image = to_rgb(open_record(record))
-    return hashlib.sha256(f"{image.width}x{image.height} ".encode() + image.tobytes()).hexdigest()
+def _collapse_block(
+    vectors: np.ndarray, rows: np.ndarray, threshold: float, twin: np.ndarray, value: np.ndarray
+) -> None:
+    products = vectors[rows] @ vectors[rows].T
+    for i, row in enumerate(rows):
+        if twin[row] < 0:
+            later = rows[i + 1 :]
+            hit = (products[i, i + 1 :] >= threshold) & (twin[later] < 0)
+            twin[later[hit]], value[later[hit]] = row, products[i, i + 1 :][hit]
 
 
-def _try(work: Callable[[Any], str], record: dict[str, Any] | None) -> tuple[str, str]:
+def reason_of(error: Exception) -> str:
+    """One of DECODING_ERRORS in one line, the same in every process."""
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image in a known format"  # Pillow's own words name a memory address
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _try_pixel_hash(record: dict[str, Any] | None) -> tuple[str, str]:
+    """(hash, "") or ("", why there is none)."""
     try:
-        return work(record), ""
+        image = to_rgb(open_record(record))
     except DECODING_ERRORS as error:
-        return "", "the row holds no image" if record is None else (str(error) or type(error).__name__)
+        return "", reason_of(error)
+    size = f"{image.width}x{image.height} ".encode()
+    return hashlib.sha256(size + image.tobytes()).hexdigest(), ""

@@ -1,25 +1,22 @@
 """A corpus: captioned images that need no labels, such as the pool that a generator was trained on."""
 
-import re
 import warnings
 from pathlib import Path
 
 import datasets
 import pandas as pd
 import pyarrow.compute as pc
+from datasets.exceptions import DatasetGenerationError
 
-from synreal.data.imageset import load_image_set
 from synreal.data.labels import shorten
-from synreal.data.scenes import scene_set
-from synreal.data.sources import KEY, find_source
-from synreal.data.sprites import SPLITS
-from synreal.data.worlds import expanded
+from synreal.data.sources import KEY, Kind, find_source
+from synreal.data.worlds import expanded, open_world
 from synreal.errors import InputError
 from synreal.paths import cache_dir
 
+IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp")
 CAPTION_COLUMNS = ("caption", "TEXT", "text", "txt")  # as image sets, LAION's tables and WebDataset call it
-ID_COLUMNS = ("id", "key", KEY, "file_name", "path")
-_SCENES = re.compile(r"scenes/(\w+)")
+ID_COLUMNS = ("id", "key", KEY)
 
 
 class MissingImages(UserWarning):
@@ -35,22 +32,19 @@ class MissingImages(UserWarning):
 def open_corpus(place: str | Path, count: int | None = None, seed: int = 0) -> datasets.Dataset:
     """The corpus at `place`: columns image, id, source, caption (where there is one), and all others.
 
-    place: parquet files or WebDataset tars, with or without labels; any other image set that `load_image_set`
-    takes; or scenes/SPLIT with `count` scenes of `seed`. Variables of the environment are filled in.
-    Rows without an image stay and are counted in a `MissingImages` warning. Images are not decoded here.
-    Raises InputError for a corpus without images or rows, and for ids that repeat.
+    place: parquet files, WebDataset tars or a folder of `Dataset.save_to_disk`, with or without labels; or
+    any labelled set that `open_world` takes, such as scenes/upstream with `count` scenes of `seed`.
+    Rows without an image stay, and a `MissingImages` warning counts and names them; images are not decoded.
+    Raises InputError for a corpus without rows or images, and for ids that repeat.
     """
     where = expanded(str(place))
-    if match := _SCENES.fullmatch(where):
-        if match[1] not in SPLITS or not count:
-            raise InputError(
-                f"{place}: expected scenes/ and one of {', '.join(SPLITS)}, with a count above 0"
-            )
-        return check_corpus(scene_set(match[1], count, seed), str(place))
-    kind, files = find_source(where, None)
-    if kind in ("parquet", "tar"):
-        return check_corpus(_finish(_read(kind, files), files), str(place))
-    return check_corpus(load_image_set(where), str(place))
+    path = Path(where)
+    there = path.exists() or any(path.parent.glob(path.name))
+    kind, files = find_source(where, None) if there else ("hub", [])
+    if kind in ("folder", "hub"):
+        return check_corpus(open_world(str(place), count, seed, "none").images, str(place))
+    rows = _read(kind, files, path)
+    return check_corpus(_named(rows, str(place), files), str(place))
 
 
 def check_corpus(corpus: datasets.Dataset, name: str = "corpus") -> datasets.Dataset:
@@ -61,8 +55,8 @@ def check_corpus(corpus: datasets.Dataset, name: str = "corpus") -> datasets.Dat
     lacking = [column for column in ("image", "id") if column not in corpus.column_names]
     if lacking or not isinstance(corpus.features["image"], datasets.Image):
         raise InputError(
-            f"{name}: found columns {shorten(corpus.column_names, 20)}; expected image (encoded images) and id; "
-            "open_corpus makes them"
+            f"{name}: found columns {shorten(corpus.column_names, 20)}; expected image (of encoded "
+            "images) and id, as open_corpus makes them"
         )
     if len(corpus) == 0:
         raise InputError(f"{name}: the corpus is empty; expected at least one row")
@@ -70,10 +64,10 @@ def check_corpus(corpus: datasets.Dataset, name: str = "corpus") -> datasets.Dat
     doubled = ids[ids.duplicated()].unique()
     if len(doubled) or ids.isna().any():
         raise InputError(
-            f"{name}: {len(doubled)} ids occur more than once: {shorten(list(doubled))}; {ids.isna().sum()} are "
-            "missing; expected a different id in every row"
+            f"{name}: {len(doubled)} ids occur more than once: {shorten(list(doubled))}; {ids.isna().sum()} "
+            "are missing; expected a different id in every row"
         )
-    missing = _without_image(corpus)
+    missing = _rows_without_image(corpus)
     if len(missing) == len(corpus):
         raise InputError(f"{name}: none of the {len(corpus)} rows holds an image; fetch the images first")
     if missing:
@@ -81,66 +75,67 @@ def check_corpus(corpus: datasets.Dataset, name: str = "corpus") -> datasets.Dat
     return corpus
 
 
-def _without_image(corpus: datasets.Dataset) -> list[int]:
-    """Rows with neither bytes nor a file that exists."""
+def _rows_without_image(corpus: datasets.Dataset) -> list[int]:
+    """Rows that hold neither bytes nor the path of a file that exists."""
     raw = corpus.select_columns(["image"]).cast_column("image", datasets.Image(decode=False))
-    missing, row = [], 0
-    for batch in raw.with_format("arrow").iter(batch_size=4096):
-        column = (
-            batch["image"].combine_chunks() if hasattr(batch["image"], "combine_chunks") else batch["image"]
-        )
-        sizes = pc.fill_null(pc.binary_length(column.field("bytes")), 0).to_pylist()
-        paths = column.field("path").to_pylist()
-        valid = column.is_valid().to_pylist()
-        for size, path, present in zip(sizes, paths, valid, strict=True):
-            if not present or (size == 0 and not (path and Path(path).is_file())):
-                missing.append(row)
-            row += 1
+    missing: list[int] = []
+    for start in range(0, len(raw), 4096):
+        column = raw.with_format("arrow")[start : start + 4096]["image"].combine_chunks()
+        empty = pc.equal(pc.fill_null(pc.binary_length(pc.struct_field(column, "bytes")), 0), 0)
+        rows = pc.indices_nonzero(empty)
+        paths = pc.struct_field(column, "path").take(rows).to_pylist()
+        missing += [
+            start + row for row, path in zip(rows.to_pylist(), paths, strict=True) if not _is_file(path)
+        ]
     return missing
 
 
-def _read(kind: str, files: list[Path]) -> datasets.Dataset:
-    name = "webdataset" if kind == "tar" else "parquet"
-    paths = [str(file.resolve()) for file in files]
+def _is_file(path: str | None) -> bool:
+    return path is not None and Path(path).is_file()
+
+
+def _read(kind: Kind, files: list[Path], path: Path) -> datasets.Dataset:
+    if kind == "saved":
+        saved = datasets.load_from_disk(str(path))
+        if isinstance(saved, datasets.DatasetDict):
+            raise InputError(f"{path}: holds the splits {sorted(saved)}; name the folder of one")
+        return saved
+    builder = "webdataset" if kind == "tar" else "parquet"
+    names, cache = [str(file.resolve()) for file in files], str(cache_dir() / "datasets")
     try:
-        return datasets.load_dataset(
-            name, data_files=paths, split="train", cache_dir=str(cache_dir() / "datasets")
-        )
-    except (datasets.exceptions.DatasetGenerationError, ValueError, OSError) as error:
+        return datasets.load_dataset(builder, data_files=names, split="train", cache_dir=cache)
+    except (DatasetGenerationError, ValueError, OSError) as error:
+        reason = error.__cause__ or error
+        raise InputError(f"{path}: {len(files)} {kind} file(s) cannot be read: {reason}") from error
+
+
+def _named(rows: datasets.Dataset, where: str, files: list[Path]) -> datasets.Dataset:
+    """The rows with the corpus's columns found and named."""
+    images = [name for name, feature in rows.features.items() if isinstance(feature, datasets.Image)]
+    images = images or [name for name in IMAGE_COLUMNS if name in rows.column_names]
+    if not images:
         raise InputError(
-            f"{files[0].parent}: {len(files)} {kind} file(s) cannot be read: {error.__cause__ or error}"
-        ) from error
-
-
-def _finish(corpus: datasets.Dataset, files: list[Path]) -> datasets.Dataset:
-    corpus = _name_image(corpus, files)
-    corpus = _rename_first(corpus, CAPTION_COLUMNS, "caption")
-    corpus = _rename_first(corpus, ID_COLUMNS, "id")
-    if "id" not in corpus.column_names:
-        corpus = corpus.add_column("id", [f"row-{row:09d}" for row in range(len(corpus))])
-    elif corpus.features["id"].dtype not in ("string", "large_string"):
-        ids = [None if key is None else str(key) for key in corpus["id"]]
-        corpus = corpus.remove_columns("id").add_column("id", ids)
-    if "source" not in corpus.column_names:
-        corpus = corpus.add_column("source", [files[0].resolve().parent.name] * len(corpus))
-    return corpus
-
-
-def _name_image(corpus: datasets.Dataset, files: list[Path]) -> datasets.Dataset:
-    """The column of images as `image`: the one of type Image, else one of bytes called image or jpg."""
-    found = [name for name, feature in corpus.features.items() if isinstance(feature, datasets.Image)]
-    found = found or [name for name in ("image", "jpg", "png", "webp") if name in corpus.column_names]
-    if not found:
-        raise InputError(
-            f"{files[0]}: no column of images; found {shorten(corpus.column_names, 20)}; expected encoded images "
-            "in a column image"
+            f"{where}: no column of images; found {shorten(rows.column_names, 20)}; expected encoded images "
+            f"in a column called {' or '.join(IMAGE_COLUMNS)}"
         )
-    corpus = corpus if found[0] == "image" else corpus.rename_column(found[0], "image")
-    if isinstance(corpus.features["image"], datasets.Image):
-        return corpus
-    return corpus.cast_column("image", datasets.Image())
+    rows = _renamed(rows, tuple(images), "image").cast_column("image", datasets.Image())
+    rows = _with_ids(_renamed(rows, CAPTION_COLUMNS, "caption"), files)
+    if "source" not in rows.column_names:
+        rows = rows.add_column("source", [Path(where).name] * len(rows))
+    return rows
 
 
-def _rename_first(corpus: datasets.Dataset, names: tuple[str, ...], new: str) -> datasets.Dataset:
-    found = next((name for name in names if name in corpus.column_names), new)
-    return corpus if found == new else corpus.rename_column(found, new)
+def _with_ids(rows: datasets.Dataset, files: list[Path]) -> datasets.Dataset:
+    """Ids as text; a WebDataset's key is preceded by its tar's name when there are several tars."""
+    column = next((name for name in ID_COLUMNS if name in rows.column_names), None)
+    if column is None:
+        return rows.add_column("id", [f"row-{row:010d}" for row in range(len(rows))])
+    keys = [None if key is None else str(key) for key in rows[column][:]]
+    if column == KEY and len(files) > 1:
+        keys = [f"{Path(url).stem}/{key}" for url, key in zip(rows["__url__"], keys, strict=True)]
+    return rows.remove_columns(column).add_column("id", keys)
+
+
+def _renamed(rows: datasets.Dataset, names: tuple[str, ...], new: str) -> datasets.Dataset:
+    found = next((name for name in names if name in rows.column_names), new)
+    return rows if found == new else rows.rename_column(found, new)

@@ -7,8 +7,9 @@ import numpy as np
 import pandas as pd
 from datasets import Dataset
 
-from synreal.data.overlap import BLOCK, Descriptor, describe, nearest, pixel_hashes
+from synreal.data.overlap import Descriptor, describe, nearest, pixel_hashes
 from synreal.errors import InputError
+from synreal.retrieve.sieve import Sieve
 
 THRESHOLDS = tuple(np.round(np.arange(0.5, 1.0001, 0.025), 3))
 ISC_THRESHOLD = 0.604169  # P2's, of the descriptor of the ISC 2021 contest; it means nothing for another
@@ -22,9 +23,13 @@ class Closeness:
     value: np.ndarray  # float32 [N], inner product with the nearest; NaN without a descriptor
     nearest: np.ndarray  # object [N], "set/id" of the nearest, or of the same
 
+    def near(self, threshold: float | None) -> np.ndarray:
+        """Which images are as close as `threshold`, bool [N]; none when it is None."""
+        return self.value >= (np.inf if threshold is None else threshold)
+
     def sensitivity(self, thresholds: Sequence[float] = THRESHOLDS) -> pd.DataFrame:
         """Per threshold: how many images and which share of them would be rejected."""
-        counts = [int((self.same | (self.value >= t)).sum()) for t in thresholds]
+        counts = [int((self.same | self.near(t)).sum()) for t in thresholds]
         frame = pd.DataFrame({"threshold": thresholds, "rejected": counts})
         return frame.assign(share=frame["rejected"] / max(len(self.same), 1), n=len(self.same))
 
@@ -58,61 +63,43 @@ def closeness(
     return Closeness(same, value, where)
 
 
+def reject_contaminated(
+    sieve: Sieve,
+    corpus: Dataset,
+    against: Mapping[str, Dataset],
+    descriptor: Descriptor | None,
+    threshold: float | None,
+    vectors: np.ndarray | None = None,
+) -> Closeness:
+    """Rejects candidates that are in one of the sets `against`, or as close to it as `threshold`.
+
+    The sieve's columns `row` (in `corpus`) and `sha256` are used. vectors: the descriptor's, of the
+    candidates, where they are known. Returns how close every candidate is.
+    """
+    candidates = corpus.select(sieve.left["row"])
+    close = closeness(candidates, against, descriptor, vectors, sieve.left["sha256"].tolist())
+    near, rest = close.near(threshold), ~close.same
+    sieve.reject(close.same, "same pixels as", value=1.0, nearest=close.nearest)
+    sieve.reject(near[rest], "close to", threshold, close.value[rest], close.nearest[rest])
+    return close
+
+
 def decontaminate(
     images: Dataset,
     against: Mapping[str, Dataset],
     descriptor: Descriptor | None = None,
     threshold: float | None = None,
 ) -> tuple[Dataset, pd.DataFrame, pd.DataFrame]:
-    """(the images that are left, a ledger of those rejected, the sensitivity curve) of any set, generated or real.
+    """(the images left, the ledger of those rejected, the sensitivity curve) of any set, generated or real.
 
-    Rejected are images with the same pixels as one of `against`, and with a descriptor those within
-    `threshold` of one. The ledger has a row per image: id, class, reason, threshold, value, nearest.
+    Rejected are images with the same pixels as one of `against`, and with a descriptor those as close to one
+    as `threshold`. P2 checks retrieved images alone; generated ones need it too, since the generator saw the
+    corpus.
     """
     if (descriptor is None) != (threshold is None):
         raise InputError("descriptor and threshold: found one without the other; give both or neither")
-    close = closeness(images, against, descriptor)
-    near = close.value >= (np.inf if threshold is None else threshold)
-    bad = close.same | near
-    names = np.asarray(images.features["label"].names, dtype=object)
-    ledger = pd.DataFrame(
-        {
-            "id": images["id"][:],
-            "class": names[np.asarray(images["label"][:])],
-            "reason": np.where(close.same, "same pixels as", "close to"),
-            "threshold": np.where(close.same, np.nan, np.nan if threshold is None else threshold),
-            "value": close.value,
-            "nearest": close.nearest,
-        }
-    )
-    return images.select(np.flatnonzero(~bad)), ledger[bad].reset_index(drop=True), close.sensitivity()
-
-
-def collapse(vectors: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
-    """Near-duplicates among unit vectors, earlier ones kept: (int64 [N], float32 [N]).
-
-    The row of the kept vector that a vector repeats (inner product `threshold` or more) and the product; -1
-    and NaN for a vector that is kept.
-    """
-    twin, value = np.full(len(vectors), -1, np.int64), np.full(len(vectors), np.nan, np.float32)
-    kept = np.empty(0, np.int64)
-    for start in range(0, len(vectors), BLOCK):
-        rows = np.arange(start, min(start + BLOCK, len(vectors)))
-        if len(kept):
-            near, products = nearest(vectors[rows], vectors[kept])
-            hit = products >= threshold
-            twin[rows[hit]], value[rows[hit]] = kept[near[hit]], products[hit]
-        _collapse_block(vectors, rows, threshold, twin, value)
-        kept = np.concatenate([kept, rows[twin[rows] < 0]])
-    return twin, value
-
-
-def _collapse_block(
-    vectors: np.ndarray, rows: np.ndarray, threshold: float, twin: np.ndarray, value: np.ndarray
-) -> None:
-    products = vectors[rows] @ vectors[rows].T
-    for i, row in enumerate(rows):
-        if twin[row] < 0:
-            later = rows[i + 1 :]
-            hit = (products[i, i + 1 :] >= threshold) & (twin[later] < 0)
-            twin[later[hit]], value[later[hit]] = row, products[i, i + 1 :][hit]
+    columns = {"id": images["id"][:], "label": images["label"][:], "row": range(len(images))}
+    candidates = pd.DataFrame(columns).assign(sha256=pixel_hashes(images))
+    sieve = Sieve(candidates, images.features["label"].names)
+    close = reject_contaminated(sieve, images, against, descriptor, threshold)
+    return images.select(sieve.left["row"]), sieve.ledger, close.sensitivity()

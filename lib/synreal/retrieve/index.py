@@ -4,13 +4,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import faiss
 import numpy as np
 
 from synreal.errors import InputError
-from synreal.retrieve.embed import Embeddings, What
+from synreal.retrieve.embeddings import Embeddings, What
+from synreal.retrieve.plan import ivf_pq_shape
 
 Kind = Literal["auto", "flat", "ivf-pq"]
 EXACT_UP_TO = 1_000_000  # items
@@ -44,13 +45,12 @@ class Index:
 
     @classmethod
     def build(cls, embeddings: Embeddings, kind: Kind = "auto") -> "Index":
-        """An index of the embeddings in memory. flat: exact, 4 bytes per dimension and item. ivf-pq: lists of
-        compressed vectors (Jegou et al. 2011), about a quarter byte per dimension. auto: flat up to a million.
+        """An index of the embeddings, in memory.
+
+        flat: exact, 4 bytes per dimension and item. ivf-pq: compressed vectors in lists of which some are
+        searched, a quarter byte per dimension (Jegou et al. 2011). auto: flat up to a million items.
         """
-        if kind not in ("auto", "flat", "ivf-pq"):
-            raise InputError(f"kind: found {kind!r}, expected auto, flat or ivf-pq")
-        if kind == "auto":
-            kind = "flat" if len(embeddings) <= EXACT_UP_TO else "ivf-pq"
+        kind = _chosen(kind, len(embeddings))
         index = faiss.IndexFlatIP(embeddings.size) if kind == "flat" else _trained(embeddings)
         for block in embeddings.blocks():
             index.add(block)
@@ -58,28 +58,28 @@ class Index:
 
     @classmethod
     def open(cls, embeddings: Embeddings, folder: str | Path, kind: Kind = "auto") -> "Index":
-        """The index saved in `folder`, or when there is none a new one, built and saved there.
+        """The index saved in `folder`; when there is none, or one of other items, it is built and saved.
 
         It is memory-mapped: what a search does not touch is not read.
-        Raises InputError when the folder holds an index of another model or of other items.
+        Raises InputError when the folder holds an index of another model.
         """
-        folder = Path(folder)
-        if not (folder / MANIFEST).is_file():
-            cls.build(embeddings, kind).save(folder)
-        found = Origin(**json.loads((folder / MANIFEST).read_text()))
-        wanted = _origin(embeddings, found.kind if kind == "auto" else kind)
-        if found != wanted:
-            old, new = asdict(found), asdict(wanted)
-            told = "; ".join(f"{key} {old[key]}, expected {new[key]}" for key in old if old[key] != new[key])
+        folder, wanted = Path(folder), _origin(embeddings, _chosen(kind, len(embeddings)))
+        found = _read_origin(folder)
+        if found is not None and (found.what, found.fingerprint) != (wanted.what, wanted.fingerprint):
             raise InputError(
-                f"{folder}: the index was built from other embeddings ({told}); delete the folder"
+                f"{folder}: holds an index of {found.what}s by {found.model} ({found.fingerprint}); "
+                f"expected {wanted.what}s by {wanted.model} ({wanted.fingerprint}); name another folder"
             )
-        return cls(faiss.read_index(str(folder / INDEX_FILE), faiss.IO_FLAG_MMAP_IFC), embeddings.ids, found)
+        if found != wanted:
+            cls.build(embeddings, kind).save(folder)
+        mapped = faiss.read_index(str(folder / INDEX_FILE), faiss.IO_FLAG_MMAP_IFC)
+        return cls(mapped, embeddings.ids, wanted)
 
     def save(self, folder: str | Path) -> None:
         """Writes the index, and last `index.json`, which says whose it is."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
+        (folder / MANIFEST).unlink(missing_ok=True)  # it may tell of the index that is about to be replaced
         partial = folder / f"{INDEX_FILE}.partial"
         faiss.write_index(self._index, str(partial))
         partial.replace(folder / INDEX_FILE)
@@ -104,12 +104,42 @@ class Index:
         found = rows >= 0
         return np.where(found, self._ids[rows], ""), np.where(found, scores, -np.inf)
 
-    def recall(self, exact: "Index", queries: np.ndarray, k: int = 10) -> float:
-        """Share of the `k` nearest items (found by an exact index) that this one finds, over the queries."""
-        if not exact.exact or len(exact) != len(self):
-            raise InputError("recall: expected an exact index (kind flat) of the same items to compare with")
-        truth, found = exact.search(queries, k)[0], self.search(queries, k)[0]
+    def recall(self, embeddings: Embeddings, queries: np.ndarray, k: int = 10) -> float:
+        """Share of the `k` items truly nearest to each query that this index finds; 1 when it is exact.
+
+        The truth is found by comparing with all vectors, block by block.
+        """
+        if self.exact:
+            return 1.0
+        if self.origin != _origin(embeddings, self.origin.kind):
+            raise InputError("recall: these are not the embeddings that the index was built from")
+        truth, found = exact_search(embeddings, queries, k)[0], self.search(queries, k)[0]
         return float(np.mean([np.isin(a, b).mean() for a, b in zip(truth, found, strict=True)]))
+
+
+def exact_search(embeddings: Embeddings, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """As `Index.search`, exactly and without an index: vectors are read from disk, block by block."""
+    best = faiss.ResultHeap(len(queries), min(k, len(embeddings)), keep_max=True)
+    first = 0
+    for block in embeddings.blocks():
+        scores, rows = faiss.knn(queries, block, min(best.k, len(block)), metric=faiss.METRIC_INNER_PRODUCT)
+        best.add_result(scores, rows + first)
+        first += len(block)
+    best.finalize()
+    return np.asarray(embeddings.ids, dtype=object)[best.I], best.D
+
+
+def _chosen(kind: Kind, count: int) -> Kind:
+    if kind not in get_args(Kind):
+        raise InputError(f"kind: found {kind!r}, expected one of {', '.join(get_args(Kind))}")
+    if kind == "auto":
+        return "flat" if count <= EXACT_UP_TO else "ivf-pq"
+    return kind
+
+
+def _read_origin(folder: Path) -> Origin | None:
+    file = folder / MANIFEST
+    return Origin(**json.loads(file.read_text())) if file.is_file() else None
 
 
 def _origin(embeddings: Embeddings, kind: Kind) -> Origin:
@@ -117,8 +147,6 @@ def _origin(embeddings: Embeddings, kind: Kind) -> Origin:
 
 
 def _trained(embeddings: Embeddings) -> faiss.Index:
-    from synreal.retrieve.plan import ivf_pq_shape
-
     shape = ivf_pq_shape(len(embeddings), embeddings.size)
     # "np": without polysemous training, a slow optimisation of codes that this search does not use.
     name = f"IVF{shape.lists},PQ{shape.code_bytes}np"

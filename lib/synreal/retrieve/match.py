@@ -69,8 +69,12 @@ def check_classes(queries: Sequence[ClassQuery], where: str) -> None:
 
 
 def fold(text: str) -> str:
-    """The text with differences of case and of compatible characters removed (casefold, NFKC)."""
-    return normalize("NFKC", normalize("NFKC", text).casefold())
+    """The text with differences of case and of compatible characters removed.
+
+    Unicode's compatibility caseless form, composed again: casefold and NFKC, until nothing changes.
+    """
+    decomposed = normalize("NFKD", normalize("NFD", text).casefold())
+    return normalize("NFKC", normalize("NFKD", decomposed.casefold()))
 
 
 class Captions:
@@ -142,6 +146,16 @@ class Captions:
         if pattern.search(""):
             raise InputError(f"term {term!r}: the pattern matches an empty caption, so it matches every one")
         return np.array([pattern.search(text) is not None for text in self._texts], bool)
+
+
+def matcher_counts(captions: Sequence[str | None], queries: Sequence[ClassQuery]) -> pd.DataFrame:
+    """How many captions each matcher finds: a row per class, a column per matcher. Exclusions don't count."""
+    ready = Captions(captions)
+    counts = {
+        matcher: [int(ready.matches(query.terms, matcher).sum()) for query in queries]
+        for matcher in get_args(Matcher)
+    }
+    return pd.DataFrame(counts, index=pd.Index([query.name for query in queries], name="class"))
 
 
 def _words_of(term: str) -> list[str]:

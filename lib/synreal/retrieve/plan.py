@@ -1,8 +1,12 @@
-"""What retrieval from a corpus of any size needs, from measured constants."""
+"""What retrieval from a corpus of any size needs: bytes and hours, from measured constants."""
 
 from dataclasses import dataclass
 
 from synreal.errors import InputError
+
+TRAINING_ROUNDS = 10  # of FAISS's k-means for the lists
+CODEWORDS = 256  # per sub-vector: one byte
+ID_BYTES = 8  # that FAISS stores beside a code
 
 
 @dataclass(frozen=True)
@@ -18,10 +22,91 @@ class IvfPq:
 def ivf_pq_shape(count: int, size: int) -> IvfPq:
     """The sizes used for `count` items of `size` dimensions.
 
-    4 sqrt(N) lists (FAISS's own guideline), one byte per four dimensions, a sixteenth of the lists visited,
-    at least 8, and 64 training items per list.
+    4 sqrt(N) lists with 64 training items each (FAISS's guidelines; at least 16,384 for the codes), one byte
+    per four dimensions, and as many lists searched as the square root of their number, at least 8.
     """
     if size % 4:
         raise InputError(f"vectors of {size} dimensions: ivf-pq needs a multiple of 4; use kind flat")
     lists = max(1, min(round(4 * count**0.5), count // 39))  # k-means wants 39 items per centre
-    return IvfPq(lists, size // 4, min(lists, max(8, lists // 16)), min(count, max(64 * lists, 16384)))
+    probes = min(lists, max(8, round(lists**0.5)))
+    return IvfPq(lists, size // 4, probes, min(count, max(64 * lists, 16_384)))
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What one core does, as `benchmarks/retrieval.py` measures it."""
+
+    gflops: float  # 1e9 multiplications and additions a second, comparing vectors with centres or each other
+    codes: float  # compressed items that a search looks at in a second
+    encoder_gflops: float  # the same as gflops, in the image tower of a CLIP model
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Needs of a corpus; bytes are of the whole corpus, hours are of the clock on all nodes together."""
+
+    shape: IvfPq
+    embedding_bytes: int  # float16, as embed_set stores them
+    flat_bytes: int  # of an exact index
+    index_bytes: int  # of the compressed one
+    embed_hours: float
+    train_hours: float
+    add_hours: float
+    search_hours: float
+
+
+def plan(
+    count: int, size: int, image_gflops: float, queries: int, rates: Rates, cores: int, nodes: int = 1
+) -> Plan:
+    """The needs of `count` images with embeddings of `size` dimensions.
+
+    image_gflops: of embedding one image. queries: texts searched for. cores: of each of `nodes` equal
+    machines that each hold an equal part. Work is assumed to spread over cores and machines without loss, but
+    for the training of the lists, which one machine does.
+    """
+    shape = ivf_pq_shape(count, size)
+    core_hour = 3600 * 1e9 * rates.gflops * cores
+    train = 2 * size * shape.lists * shape.training * TRAINING_ROUNDS / core_hour
+    add = 2 * size * (shape.lists + CODEWORDS) * count / core_hour / nodes
+    looked_at = queries * count * shape.probes / shape.lists
+    search = looked_at / (3600 * rates.codes * cores * nodes)
+    return Plan(
+        shape,
+        embedding_bytes=2 * size * count,
+        flat_bytes=4 * size * count,
+        index_bytes=(shape.code_bytes + ID_BYTES) * count + 4 * size * shape.lists,
+        embed_hours=image_gflops * count / (3600 * rates.encoder_gflops * cores * nodes),
+        train_hours=train,
+        add_hours=add,
+        search_hours=search + 2 * size * shape.lists * queries / core_hour / nodes,
+    )
+
+
+def plan_table(plans: dict[str, Plan]) -> str:
+    """Plans side by side as a Markdown table, one column each."""
+    rows = {
+        "embeddings, float16": [_bytes(p.embedding_bytes) for p in plans.values()],
+        "exact index": [_bytes(p.flat_bytes) for p in plans.values()],
+        "compressed index": [_bytes(p.index_bytes) for p in plans.values()],
+        "lists, of which searched": [f"{p.shape.lists:,}, {p.shape.probes:,}" for p in plans.values()],
+        "embedding the images": [_hours(p.embed_hours) for p in plans.values()],
+        "training the lists": [_hours(p.train_hours) for p in plans.values()],
+        "adding the items": [_hours(p.add_hours) for p in plans.values()],
+        "searching": [_hours(p.search_hours) for p in plans.values()],
+    }
+    lines = [["", *plans], ["---"] * (len(plans) + 1), *([name, *cells] for name, cells in rows.items())]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _bytes(count: float) -> str:
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
+
+
+def _hours(hours: float) -> str:
+    if hours < 1 / 60:
+        return f"{hours * 3600:.2g} s"
+    return f"{hours:.3g} h" if hours >= 1 else f"{hours * 60:.2g} min"

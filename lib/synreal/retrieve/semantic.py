@@ -1,14 +1,18 @@
 """Semantic retrieval: the images and the captions nearest to a class's texts in CLIP's space (P2)."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import datasets
+import numpy as np
 import pandas as pd
 
 from synreal.errors import InputError
-from synreal.retrieve.embed import Embeddings, embed_set
+from synreal.paths import cache_dir
+from synreal.retrieve.embed import embed_set
+from synreal.retrieve.embeddings import Embeddings
 from synreal.retrieve.encoder import Encoder
 from synreal.retrieve.index import Index, Kind
 from synreal.retrieve.match import ClassQuery
@@ -65,25 +69,47 @@ def embed_corpus(
     return Embedded(encoder, images, index, texts, Index.open(texts, folder / "caption_index", kind))
 
 
+def default_folder(encoder: Encoder, place: str) -> Path:
+    """Where the embeddings of the corpus at `place` are kept when nothing else is said."""
+    key = hashlib.sha256(f"{encoder.fingerprint} {Path(place).resolve()}".encode()).hexdigest()[:16]
+    return cache_dir() / "embeddings" / key
+
+
 def nearest_to_classes(embedded: Embedded, queries: Sequence[ClassQuery], semantic: Semantic) -> pd.DataFrame:
     """One row per class and item found: `label` (number of the class), `id`, `matched_by` (image or caption).
 
     Each of a class's terms is put into each template; the answers are united by id.
     """
-    indices = {"image": embedded.image_index if semantic.images else None}
-    if semantic.captions and embedded.caption_index is None:
-        raise InputError(
-            "semantic.captions: the captions are not embedded; embed them, or set captions=False"
-        )
-    indices["caption"] = embedded.caption_index if semantic.captions else None
-    templates = embedded.encoder.templates if semantic.templates is None else semantic.templates
     rows = []
-    for label, query in enumerate(queries):
-        texts = embedded.encoder.texts([template.format(t) for t in query.terms for template in templates])
-        for where, index in indices.items():
-            if index is not None:
-                ids = pd.unique(index.search(texts, semantic.k)[0].ravel())
-                rows.append(pd.DataFrame({"id": ids[ids != ""], "label": label, "matched_by": where}))
-    if not rows:
-        raise InputError("semantic: both images and captions are False; search at least one of them")
+    for where, (index, _) in _searched(embedded, semantic).items():
+        for label, query in enumerate(queries):
+            ids = pd.unique(index.search(_texts(embedded, query, semantic), semantic.k)[0].ravel())
+            rows.append(pd.DataFrame({"id": ids[ids != ""], "label": label, "matched_by": where}))
     return pd.concat(rows, ignore_index=True)
+
+
+def recall_of(embedded: Embedded, queries: Sequence[ClassQuery], semantic: Semantic) -> dict[str, float]:
+    """Per index searched: the share of the truly nearest items that it finds for the classes' texts."""
+    texts = np.concatenate([_texts(embedded, query, semantic) for query in queries])
+    searched = _searched(embedded, semantic)
+    return {where: index.recall(items, texts, semantic.k) for where, (index, items) in searched.items()}
+
+
+def _searched(embedded: Embedded, semantic: Semantic) -> dict[str, tuple[Index, Embeddings]]:
+    found = {}
+    if semantic.images:
+        found["image"] = (embedded.image_index, embedded.images)
+    if semantic.captions:
+        if embedded.captions is None or embedded.caption_index is None:
+            raise InputError(
+                "semantic.captions: the captions are not embedded; embed them, or set it to False"
+            )
+        found["caption"] = (embedded.caption_index, embedded.captions)
+    if not found:
+        raise InputError("semantic: images and captions are both False; search at least one of them")
+    return found
+
+
+def _texts(embedded: Embedded, query: ClassQuery, semantic: Semantic) -> np.ndarray:
+    templates = embedded.encoder.templates if semantic.templates is None else semantic.templates
+    return embedded.encoder.texts([template.format(t) for t in query.terms for template in templates])

@@ -1,0 +1,99 @@
+"""`synreal retrieve`: real images of some classes, looked up in a corpus."""
+
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from synreal.errors import InputError
+
+
+def retrieve(
+    corpus: Annotated[str, typer.Option(help="Parquet files, WebDataset tars, a set, or scenes/upstream.")],
+    classes: Annotated[Path, typer.Option(help="YAML list: names, or name with synonyms and exclude.")],
+    per_class: Annotated[int, typer.Option(help="Images of each class.")],
+    out: Annotated[Path, typer.Option(help="New folder for the image set and its account.")],
+    matcher: Annotated[
+        Literal["tokens", "phrase", "regex", "substring", "none"], typer.Option(help="How captions match.")
+    ] = "tokens",
+    checkpoint: Annotated[
+        str | None, typer.Option(help="An open_clip card; embeds the corpus, for all that follows.")
+    ] = None,
+    embeddings: Annotated[
+        Path | None, typer.Option(help="Folder for the embeddings. [default: in the cache]")
+    ] = None,
+    embedding_column: Annotated[
+        str | None, typer.Option(help="Image embeddings that the corpus carries, of this checkpoint.")
+    ] = None,
+    nearest: Annotated[
+        int, typer.Option(help="Neighbours per template, among images and captions; 0 for none.")
+    ] = 0,
+    top_share: Annotated[float | None, typer.Option(help="Share of a class kept by CLIP score.")] = None,
+    cap: Annotated[int | None, typer.Option(help="Most candidates of a class.")] = None,
+    near_duplicate: Annotated[float | None, typer.Option(help="Cosine at which images count as one.")] = None,
+    against: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=PLACE", help="A set that must not leak into this one. Repeatable."),
+    ] = None,
+    contamination: Annotated[
+        float | None, typer.Option(help="Cosine at which an image counts as one of those sets.")
+    ] = None,
+    scenes: Annotated[int, typer.Option(help="Scenes, where a set is scenes/SPLIT.")] = 5000,
+    seed: Annotated[int, typer.Option(help="Of the choice among what is left, and of scenes.")] = 0,
+    allow_fewer: Annotated[
+        bool, typer.Option("--allow-fewer", help="Go on with classes that have fewer images, or none.")
+    ] = False,
+    device: Annotated[str, typer.Option(help="Where the checkpoint runs, e.g. cuda.")] = "cpu",
+) -> None:
+    """Retrieve real images of given classes from a corpus, with an account of every image rejected.
+
+    Exit status: 0 the set is written, 2 bad input (such as more images asked for than there are).
+    """
+    pairs = [_named_place(text) for text in against or []]
+    from synreal.data.worlds import open_world
+    from synreal.retrieve.corpus import MissingImages, open_corpus
+    from synreal.retrieve.encoder import Encoder
+    from synreal.retrieve.filters import Filters
+    from synreal.retrieve.manifest import refuse_existing, save_retrieved
+    from synreal.retrieve.match import read_classes
+    from synreal.retrieve.retrieve import retrieve as run
+    from synreal.retrieve.semantic import Semantic, default_folder, embed_corpus
+
+    refuse_existing(out)
+    queries = read_classes(classes)
+    filters = Filters(top_share, cap, near_duplicate, contamination)
+    encoder = Encoder(checkpoint, device) if checkpoint else None
+    with warnings.catch_warnings(record=True, action="always", category=MissingImages) as missing:
+        pool = open_corpus(corpus, scenes, seed)
+    for warning in missing:
+        print(f"synreal: {warning.message}", file=sys.stderr)
+    others = {name: open_world(place, scenes, seed, "none", name).images for name, place in pairs}
+    embedded = None
+    if encoder is not None:
+        folder = embeddings or default_folder(encoder, corpus)
+        embedded = embed_corpus(pool, encoder, folder, nearest > 0, embedding_column)
+    with warnings.catch_warnings(action="ignore", category=MissingImages):  # said above
+        found = run(
+            pool,
+            queries,
+            per_class,
+            matcher=None if matcher == "none" else matcher,
+            semantic=Semantic(nearest) if nearest else None,
+            embedded=embedded,
+            filters=filters,
+            against=others,
+            seed=seed,
+            allow_fewer=allow_fewer,
+        )
+    save_retrieved(found, out, corpus)
+    print(found.counts.to_string())
+    print(out)
+
+
+def _named_place(text: str) -> tuple[str, str]:
+    name, equals, place = text.partition("=")
+    if not (equals and name and place):
+        raise InputError(f"--against {text}: expected a name and a place, for example --against test=photos/")
+    return name, place

@@ -1,0 +1,144 @@
+"""What of a corpus is embedded: its images, its captions, or vectors that it carries already."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import datasets
+import numpy as np
+from PIL import Image
+
+from synreal.data.decode import DECODING_ERRORS, open_record, to_rgb
+from synreal.data.overlap import reason_of
+from synreal.errors import InputError
+from synreal.retrieve.encoder import Encoder
+
+Row = dict[str, Any]
+COMPARED, SEARCHED = 8, 64  # carried vectors that are made again, and rows in which they are looked for
+SAME = 0.98  # cosine; half precision and other decoders stay above 0.999, other models far below
+
+
+class Content(Protocol):
+    """One kind of content; rows are those of an image set whose images are not decoded."""
+
+    columns: tuple[str, ...]
+
+    def read(self, row: Row) -> Any:
+        """The content of a row; raises one of DECODING_ERRORS where there is none."""
+
+    def stamp(self, row: Row) -> bytes:
+        """What changes when the content does, cheap to get."""
+
+    def encode(self, contents: Sequence[Any]) -> np.ndarray:
+        """Unit vectors, float32 [N, D]."""
+
+
+class Images:
+    """The images, decoded."""
+
+    columns = ("image",)
+
+    def __init__(self, encoder: Encoder) -> None:
+        self._encoder = encoder
+
+    def read(self, row: Row) -> Image.Image:
+        return to_rgb(open_record(row["image"]))
+
+    def stamp(self, row: Row) -> bytes:
+        """The encoded image; size and time of one left on disk."""
+        record = row["image"] or {"bytes": b"", "path": None}
+        if record["bytes"] is not None or record["path"] is None:
+            return record["bytes"] or b""
+        path = Path(record["path"])
+        return f"{path.stat().st_size} {path.stat().st_mtime_ns}".encode() if path.is_file() else b""
+
+    def encode(self, contents: Sequence[Image.Image]) -> np.ndarray:
+        return self._encoder(contents)
+
+
+class CaptionTexts:
+    """The captions."""
+
+    columns = ("caption",)
+
+    def __init__(self, encoder: Encoder) -> None:
+        self._encoder = encoder
+
+    def read(self, row: Row) -> str:
+        if not (row["caption"] or "").strip():
+            raise ValueError("the row holds no caption")
+        return row["caption"]
+
+    def stamp(self, row: Row) -> bytes:
+        return (row["caption"] or "").encode()
+
+    def encode(self, contents: Sequence[str]) -> np.ndarray:
+        return self._encoder.texts(contents)
+
+
+class Carried:
+    """Vectors in a column of the corpus."""
+
+    def __init__(self, column: str) -> None:
+        self.columns = (column,)
+
+    def read(self, row: Row) -> np.ndarray:
+        vector = np.asarray(row[self.columns[0]] or [], np.float32)
+        length = np.linalg.norm(vector)
+        if not np.isfinite(length) or length == 0:
+            raise ValueError(f"column {self.columns[0]} holds no vector, or one that is not finite or zero")
+        return vector / length
+
+    def stamp(self, row: Row) -> bytes:
+        return np.asarray(row[self.columns[0]] or [], np.float32).tobytes()
+
+    def encode(self, contents: Sequence[np.ndarray]) -> np.ndarray:
+        return np.stack(contents)
+
+
+def check_carried(rows: datasets.Dataset, carried: Carried, computed: Content, encoder: Encoder) -> None:
+    """Raise InputError when the first vectors of the column are not what `encoder` makes.
+
+    Vectors of another model are not told by their shape, so a few are made again.
+    """
+    column = carried.columns[0]
+    pairs = list(_both(rows.select(range(min(SEARCHED, len(rows)))), carried, computed))[:COMPARED]
+    if not pairs:
+        raise InputError(f"column {column}: no vector beside an image in the first {SEARCHED} rows to check")
+    given, made = [vector for vector, _ in pairs], computed.encode([content for _, content in pairs])
+    if any(vector.shape != (encoder.size,) for vector in given):
+        raise InputError(
+            f"column {column}: vectors of shape {given[0].shape}, but {encoder.name} makes ({encoder.size},)"
+        )
+    cosine = (np.stack(given) * made).sum(axis=1).min()
+    if cosine < SAME:
+        raise InputError(
+            f"column {column}: not made by {encoder.name}, whose own vectors differ (cosine {cosine:.3f}); "
+            "name the checkpoint that made the column, or leave the column out to embed anew"
+        )
+
+
+def rows_of(rows: datasets.Dataset, batch_size: int = 1024) -> Iterator[list[Row]]:
+    """The rows, a list of dictionaries at a time."""
+    for batch in rows.iter(batch_size=batch_size):
+        yield [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
+
+
+def read_all(rows: Sequence[Row], content: Content) -> tuple[list[str], list[Any], dict[str, str]]:
+    """(ids of rows that have content, the contents, id -> why there is none)."""
+    ids, contents, missing = [], [], {}
+    for row in rows:
+        try:
+            contents.append(content.read(row))
+            ids.append(row["id"])
+        except DECODING_ERRORS as error:
+            missing[row["id"]] = reason_of(error)
+    return ids, contents, missing
+
+
+def _both(rows: datasets.Dataset, first: Content, second: Content) -> Iterator[tuple[Any, Any]]:
+    for batch in rows_of(rows):
+        for row in batch:
+            good = [contents for _, contents, _ in (read_all([row], c) for c in (first, second)) if contents]
+            if len(good) == 2:
+                yield good[0][0], good[1][0]

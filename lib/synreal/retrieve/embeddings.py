@@ -1,0 +1,108 @@
+"""Unit vectors of a corpus in shards on disk, opened without being read into memory.
+
+A folder holds `embeddings.json` (what was embedded, by which model), and per shard `0000000000.npy` (float16
+[n, D]) with `0000000000.json` (ids, the rows without content, and the hash of what was embedded).
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from synreal.data.labels import shorten
+from synreal.errors import InputError
+
+MANIFEST = "embeddings.json"
+What = Literal["image", "caption"]
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """Unit vectors of a corpus, by id."""
+
+    what: What
+    model: str  # name of the checkpoint
+    fingerprint: str  # of the checkpoint, see Encoder
+    content: str  # hash of what was embedded, and of its ids
+    ids: list[str]
+    shards: list[np.ndarray]  # float16 [n, D] each, memory-mapped
+    missing: dict[str, str] = field(default_factory=dict)  # id -> why there is no vector
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def size(self) -> int:
+        """Dimensions of a vector."""
+        return self.shards[0].shape[1]
+
+    def blocks(self, rows: int = 65536) -> Iterator[np.ndarray]:
+        """All vectors in order, float32 [at most `rows`, D] at a time."""
+        for shard in self.shards:
+            for start in range(0, len(shard), rows):
+                yield _unit(shard[start : start + rows])
+
+    def take(self, ids: Sequence[str] | np.ndarray) -> np.ndarray:
+        """The vectors of these ids, float32 [N, D]. InputError for ids without a vector."""
+        rows = self._rows.get_indexer(pd.Index(ids, dtype=object))
+        if (rows < 0).any():
+            unknown = [key for key, row in zip(ids, rows, strict=True) if row < 0]
+            raise InputError(f"{len(unknown)} ids have no {self.what} embedding: {shorten(unknown)}")
+        ends = np.cumsum([len(shard) for shard in self.shards])
+        place = np.searchsorted(ends, rows, side="right")
+        vectors = np.empty((len(rows), self.size), np.float32)
+        for number in np.unique(place):
+            here, shard = place == number, self.shards[number]
+            vectors[here] = shard[rows[here] - (ends[number] - len(shard))]
+        return _unit(vectors)
+
+    @cached_property
+    def _rows(self) -> pd.Index:
+        return pd.Index(self.ids, dtype=object)
+
+
+def load_embeddings(folder: str | Path) -> Embeddings:
+    """The embeddings in a folder that `embed_set` filled. InputError when it is not there or unfinished."""
+    folder = Path(folder)
+    if not (folder / MANIFEST).is_file():
+        raise InputError(f"{folder}: no {MANIFEST} there; expected a folder written by embed_set")
+    manifest = json.loads((folder / MANIFEST).read_text())
+    starts = range(0, manifest["count"], manifest["shard"])
+    unfinished = [start for start in starts if not record_path(folder, start).exists()]
+    if unfinished:
+        raise InputError(
+            f"{folder}: {len(unfinished)} of {len(starts)} shards are not there yet; run embed_set again, "
+            "which goes on where it stopped"
+        )
+    records = [json.loads(record_path(folder, start).read_text()) for start in starts]
+    shards = [np.load(vector_path(folder, start), mmap_mode="r") for start in starts]
+    ids = [key for record in records for key in record["ids"]]
+    missing = {key: reason for record in records for key, reason in record["missing"].items()}
+    if not ids:
+        what = "an image" if manifest["what"] == "image" else "a caption"
+        raise InputError(f"{folder}: none of {len(missing)} rows holds {what} to embed")
+    content = hashlib.sha256(" ".join(record["content"] for record in records).encode()).hexdigest()[:16]
+    origin = (manifest["what"], manifest["model"], manifest["fingerprint"], content)
+    return Embeddings(*origin, ids, [shard for shard in shards if len(shard)], missing)
+
+
+def vector_path(folder: Path, start: int) -> Path:
+    """Where the vectors of the shard that begins with this row lie."""
+    return folder / f"{start:010d}.npy"
+
+
+def record_path(folder: Path, start: int) -> Path:
+    """Where its ids lie; the shard counts once this file exists."""
+    return folder / f"{start:010d}.json"
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    """Half precision leaves lengths that are 1 to three digits; these are 1 to seven."""
+    wide = vectors.astype(np.float32)
+    return wide / np.linalg.norm(wide, axis=1, keepdims=True)

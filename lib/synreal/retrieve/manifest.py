@@ -1,0 +1,95 @@
+"""A retrieved set on disk with its provenance, so that it can be published and rebuilt from a corpus."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from datasets import Dataset
+
+from synreal.data.labels import shorten
+from synreal.data.overlap import try_pixel_hashes
+from synreal.errors import InputError
+from synreal.retrieve.corpus import check_corpus
+from synreal.retrieve.retrieve import Retrieved, labelled_rows
+from synreal.retrieve.summary import summary
+
+MANIFEST = "manifest.json"
+ROWS_PER_FILE = 10_000
+KEPT = ("corpus_id", "class", "matched_by", "score", "sha256", "url")  # url where the corpus has one
+
+
+def save_retrieved(retrieved: Retrieved, folder: str | Path, corpus: str) -> None:
+    """Writes the image set and its account into a new folder, which appears whole; `corpus` is its place.
+
+    data-*.parquet: the images, as `load_image_set(folder)` reads them. manifest.json: what was asked, and a
+    row per image: its id in the corpus, class, sha256 of its pixels. ledger.csv, counts.csv, sensitivity.csv:
+    the tables of `Retrieved`. summary.md: the account in words.
+    """
+    folder = Path(folder)
+    refuse_existing(folder)
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    for number, start in enumerate(range(0, len(retrieved.images), ROWS_PER_FILE)):
+        part = retrieved.images.select(range(start, min(start + ROWS_PER_FILE, len(retrieved.images))))
+        part.to_parquet(partial / f"data-{number:05d}.parquet")
+    retrieved.ledger.to_csv(partial / "ledger.csv", index=False)
+    retrieved.counts.to_csv(partial / "counts.csv")
+    retrieved.sensitivity.to_csv(partial / "sensitivity.csv", index=False)
+    text = json.dumps(manifest_of(retrieved, corpus), indent=1, ensure_ascii=False)
+    (partial / MANIFEST).write_text(text, encoding="utf-8")
+    (partial / "summary.md").write_text(summary(retrieved, corpus), encoding="utf-8")
+    partial.replace(folder)
+
+
+def refuse_existing(folder: str | Path) -> None:
+    """Raise InputError when there is something in this folder already."""
+    if Path(folder).exists() and (not Path(folder).is_dir() or any(Path(folder).iterdir())):
+        raise InputError(f"{folder}: is there already and not empty; name a new folder for the retrieved set")
+
+
+def manifest_of(retrieved: Retrieved, corpus: str) -> dict[str, Any]:
+    """All that is needed to make the set again from the same corpus, and to tell whether it is the same."""
+    images = retrieved.images
+    names = np.asarray(images.features["label"].names, dtype=object)
+    columns = [name for name in KEPT if name in images.column_names]
+    table = pd.DataFrame({name: images[name][:] for name in columns})
+    table.insert(1, "class", names[np.asarray(images["label"][:], int)])
+    table["score"] = table["score"].astype(object).where(table["score"].notna(), None)
+    return {
+        "corpus": corpus,
+        "class_names": names.tolist(),
+        **retrieved.settings,
+        "images": table.to_dict("records"),
+    }
+
+
+def rebuild(manifest: str | Path, corpus: Dataset) -> Dataset:
+    """The set that a manifest (or the folder that holds it) describes, taken from a corpus.
+
+    Raises InputError that says how many of its images the corpus lacks, cannot be decoded, or have other
+    pixels now, and names the first.
+    """
+    file = Path(manifest) / MANIFEST if Path(manifest).is_dir() else Path(manifest)
+    if not file.is_file():
+        raise InputError(f"{file}: no such file; expected the manifest of a retrieved set")
+    content = json.loads(file.read_text(encoding="utf-8"))
+    check_corpus(corpus)
+    table = pd.DataFrame(content["images"])
+    table["row"] = pd.Index(corpus["id"][:]).get_indexer(table["corpus_id"])
+    _refuse(table["row"] < 0, table, file, "are not in the corpus")
+    hashes, reasons = try_pixel_hashes(corpus.select(table["row"]))
+    _refuse(table.index.isin(reasons), table, file, "cannot be decoded")
+    _refuse(table["sha256"] != hashes, table, file, "have other pixels than when the set was made")
+    table["label"] = pd.Index(content["class_names"]).get_indexer(table["class"])
+    return labelled_rows(corpus, table, content["class_names"])
+
+
+def _refuse(bad: Any, table: pd.DataFrame, file: Path, what: str) -> None:
+    if np.any(bad):
+        ids = table.loc[bad, "corpus_id"].tolist()
+        raise InputError(f"{file}: {len(ids)} of {len(table)} images {what}: {shorten(ids)}")

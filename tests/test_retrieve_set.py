@@ -1,0 +1,389 @@
+"""Retrieved sets: what is kept, the account of what is not, corpora of all kinds, and bad input."""
+
+import io
+import json
+import tarfile
+import warnings
+
+import datasets
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from synreal.cli import main
+from synreal.data.imageset import check_image_set, from_arrays, load_image_set
+from synreal.errors import InputError
+from synreal.models import Card, build_module, save_checkpoint
+from synreal.retrieve.corpus import MissingImages, check_corpus, open_corpus
+from synreal.retrieve.decontaminate import decontaminate
+from synreal.retrieve.encoder import Encoder
+from synreal.retrieve.filters import Filters
+from synreal.retrieve.manifest import MANIFEST, rebuild, save_retrieved
+from synreal.retrieve.match import ClassQuery
+from synreal.retrieve.retrieve import first_per_class, retrieve
+from synreal.retrieve.semantic import Semantic, embed_corpus
+from synreal.retrieve.sieve import LEDGER
+
+CLIP = Card(
+    name="tiny-clip", role="tiny", library="open_clip", architecture="tiny", activation="gelu",
+    architecture_args={
+        "embed_dim": 16,
+        "vision_cfg": {"image_size": 16, "patch_size": 8, "width": 32, "layers": 1, "head_width": 16},
+        "text_cfg": {"context_length": 12, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+    },
+    weights="model.safetensors", image_size=16, resize=16, crop="none", interpolation="bilinear",
+    mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), head="zero-shot", templates=("a {}", "my {}"),
+    class_names=("red", "blue"), license="MIT",
+)  # fmt: skip
+PIXELS = np.random.default_rng(0).integers(0, 256, (40, 16, 16, 3), dtype=np.uint8)
+CAPTIONS = [f"a {('red', 'blue')[row % 2]} thing {row}" for row in range(40)]
+RED, BLUE = ClassQuery(name="red"), ClassQuery(name="blue")
+
+
+def corpus(pixels=PIXELS, captions=CAPTIONS, **columns):
+    return from_arrays(pixels, [0] * len(pixels), ["thing"], {"caption": list(captions), **columns})
+
+
+def records(images):
+    return images.cast_column("image", datasets.Image(decode=False))["image"][:]
+
+
+def with_images(images, changes):
+    """The set with other records behind some rows."""
+    new = [changes.get(row, record) for row, record in enumerate(records(images))]
+    return images.remove_columns("image").add_column("image", new, feature=datasets.Image())
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    torch.manual_seed(0)
+    module = build_module(CLIP)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.normal_(std=0.2)
+    return Encoder(save_checkpoint(tmp_path_factory.mktemp("clip"), module, CLIP))
+
+
+@pytest.fixture(scope="module")
+def embedded(encoder, tmp_path_factory):
+    return embed_corpus(corpus(), encoder, tmp_path_factory.mktemp("embedded"))
+
+
+def test_a_set_is_balanced_labelled_and_says_where_it_is_from():
+    found = retrieve(corpus(), [BLUE, RED], 5)
+    images = found.images
+    check_image_set(images, "retrieved")
+    assert images.features["label"].names == ["blue", "red"] and images["label"][:] == [0] * 5 + [1] * 5
+    assert all(("blue", "red")[row["label"]] in row["caption"] for row in images)
+    assert set(images["matched_by"]) == {"tokens"} and images["corpus_id"][:] == images["id"][:]
+    assert images["corpus_label"][:] == [0] * 10
+    assert found.counts.loc["red"].to_dict() == {"found": 20, "not drawn": 15, "kept": 5}
+    assert len(found.ledger) == 30 and tuple(found.ledger) == LEDGER
+
+
+def test_every_candidate_is_kept_or_in_the_ledger_once(embedded):
+    found = retrieve(
+        corpus(), [RED, BLUE], 3, semantic=Semantic(10), embedded=embedded, filters=Filters(0.6, 10, 0.9999)
+    )
+    kept = pd.DataFrame({"id": found.images["id"][:], "label": found.images["label"][:]})
+    assert len(kept) + len(found.ledger) == found.counts["found"].sum()
+    by_reason = found.counts.drop(columns=["found", "kept"]).sum(axis=1)
+    assert (by_reason + found.counts["kept"] == found.counts["found"]).all()
+    final = found.ledger[found.ledger["reason"] != "nearer to another class"]
+    assert not set(final["id"]) & set(kept["id"])
+
+
+def test_small_sets_are_nested_in_large_ones_and_do_not_depend_on_the_order_of_the_corpus():
+    large, small = (retrieve(corpus(), [RED, BLUE], n, seed=3).images for n in (8, 3))
+    assert first_per_class(large, 3)["id"][:] == small["id"][:]
+    turned = retrieve(corpus().select(range(39, -1, -1)), [RED, BLUE], 3, seed=3).images
+    assert turned["id"][:] == small["id"][:]
+    assert retrieve(corpus(), [RED, BLUE], 3, seed=4).images["id"][:] != small["id"][:]
+
+
+def test_synonyms_add_and_exclusions_reject_with_the_term():
+    query = ClassQuery(name="red", synonyms=("thing 1",), exclude=("4",))
+    found = retrieve(corpus(), [query], 5, matcher="phrase")
+    assert "00000001" in {*found.images["id"], *found.ledger["id"]}
+    out = found.ledger[found.ledger["reason"] == "excluded term"]
+    assert out[["id", "detail"]].values.tolist() == [["00000004", "4"]]
+
+
+def test_semantic_candidates_are_the_nearest_by_image_and_caption(embedded):
+    found = retrieve(corpus(), [RED], 1, matcher=None, semantic=Semantic(k=4), embedded=embedded)
+    texts = embedded.encoder.texts(["a red", "my red"])
+    nearest = {
+        where: {
+            key
+            for text in texts
+            for key in np.array(items.ids)[np.argsort(-(items.take(items.ids) @ text))[:4]]
+        }
+        for where, items in (("image", embedded.images), ("caption", embedded.captions))
+    }
+    seen = {*found.ledger["id"], *found.images["id"]}
+    assert seen == nearest["image"] | nearest["caption"]
+    both = nearest["image"] & nearest["caption"]
+    expected = "image+caption" if found.images["id"][0] in both else None
+    assert expected in (None, found.images["matched_by"][0])
+    assert found.settings["recall"] == {"image": 1.0, "caption": 1.0}
+
+
+def test_only_the_top_share_by_clip_score_is_left(embedded):
+    found = retrieve(corpus(), [RED], 4, embedded=embedded, filters=Filters(top_share=0.25, cap=4))
+    low = found.ledger[found.ledger["reason"] == "low CLIP score"]
+    assert len(low) == 15 and min(found.images["score"]) >= low["threshold"].iloc[0] > low["value"].max()
+    assert found.counts.loc["red", "above the cap"] == 1
+    text = embedded.encoder.classes(["red"])[0]
+    vector = embedded.images.take(found.images["id"][:1])[0]
+    assert found.images["score"][0] == pytest.approx(float(vector @ text), abs=1e-6)
+
+
+def test_an_image_of_two_classes_goes_to_the_nearer_or_to_none(embedded):
+    thing = ClassQuery(name="thing")
+    found = retrieve(corpus(), [RED, thing], 20, embedded=embedded, allow_fewer=True)
+    assert found.counts["nearer to another class"].sum() == 20
+    for row in found.images:
+        scores = embedded.encoder.classes(["red", "thing"]) @ embedded.images.take([row["id"]])[0]
+        assert row["score"] == pytest.approx(float(scores[row["label"]]), abs=1e-6)
+    without = retrieve(corpus(), [RED, thing], 20, allow_fewer=True)
+    assert without.counts["kept"].to_dict() == {"red": 0, "thing": 20}
+    assert without.counts["several classes"].tolist() == [20, 20]
+
+
+def test_copies_are_kept_once(embedded, encoder, tmp_path):
+    pixels = PIXELS.copy()
+    pixels[2] = pixels[0]
+    pixels[4] = pixels[6]
+    pixels[4, 0, 0, 0] ^= 1  # another image by its pixels, the same by its embedding
+    copied = corpus(pixels)
+    found = retrieve(
+        copied, [RED], 18,
+        embedded=embed_corpus(copied, encoder, tmp_path, captions=False),
+        filters=Filters(near_duplicate=0.9999),
+    )  # fmt: skip
+    pairs = found.ledger[["reason", "id", "nearest"]].values.tolist()
+    assert {reason: {one, other} for reason, one, other in pairs} == {
+        "same pixels": {"00000000", "00000002"}, "near-duplicate": {"00000004", "00000006"},
+    }  # fmt: skip
+
+
+def test_images_of_the_task_do_not_leak_in(embedded):
+    near = np.clip(PIXELS[[2]].astype(int) + 1, 0, 255).astype(np.uint8)
+    test = from_arrays(np.concatenate([PIXELS[:1], near]), [0, 0], ["x"], {"id": ["same", "near"]})
+    found = retrieve(
+        corpus(), [RED], 18, embedded=embedded, against={"test": test}, filters=Filters(contamination=0.9999)
+    )
+    rows = found.ledger[["id", "reason", "nearest"]].values.tolist()
+    assert rows == [["00000000", "same pixels as", "test/same"], ["00000002", "close to", "test/near"]]
+    assert found.ledger["value"].iloc[1] >= found.ledger["threshold"].iloc[1] == 0.9999
+    curve = found.sensitivity.set_index("threshold")["rejected"]
+    assert curve.is_monotonic_decreasing and curve.loc[1.0] >= 1 and curve.iloc[0] >= curve.iloc[-1]
+    exact = retrieve(corpus(), [RED], 19, against={"test": test})
+    assert exact.ledger["id"].tolist() == ["00000000"]
+
+
+def test_generated_images_are_decontaminated_too(encoder):
+    made = from_arrays(PIXELS[:6], [0, 1] * 3, ["red", "blue"])
+    test = from_arrays(PIXELS[4:8], [0] * 4, ["x"], {"id": list("abcd")})
+    left, ledger, curve = decontaminate(made, {"test": test}, encoder, 0.9999)
+    assert left["id"][:] == ["00000000", "00000001", "00000002", "00000003"]
+    assert ledger[["id", "class", "nearest"]].values.tolist() == [
+        ["00000004", "red", "test/a"], ["00000005", "blue", "test/b"],
+    ]  # fmt: skip
+    assert curve["rejected"].iloc[-1] == 2 and (curve["n"] == 6).all()
+    with pytest.raises(InputError, match="give both or neither"):
+        decontaminate(made, {"test": test}, encoder)
+
+
+def test_images_that_cannot_be_read_are_rejected_with_the_reason(encoder, tmp_path):
+    broken = with_images(corpus(), {0: None, 2: {"bytes": b"x", "path": None}})
+    with pytest.warns(MissingImages, match=r"1 of 40 rows hold no image .*\[00000000\]"):
+        found = retrieve(broken, [RED], 18)
+    expected = {"00000000": "the row holds no image", "00000002": "not an image in a known format"}
+    assert dict(zip(found.ledger["id"], found.ledger["detail"], strict=True)) == expected
+    with pytest.warns(MissingImages):
+        again = retrieve(broken, [RED], 18, embedded=embed_corpus(broken, encoder, tmp_path))
+    assert dict(zip(again.ledger["id"], again.ledger["detail"], strict=True)) == expected
+
+
+def test_a_class_that_matches_nothing_is_named():
+    with pytest.raises(InputError, match=r"match nothing: \[green\]"):
+        retrieve(corpus(), [RED, ClassQuery(name="green")], 5)
+    with pytest.raises(InputError, match=r"match nothing: \[green\]"):
+        retrieve(corpus(), [ClassQuery(name="green")], 5, allow_fewer=True)
+    found = retrieve(corpus(), [RED, ClassQuery(name="green")], 5, allow_fewer=True)
+    assert found.counts["kept"].to_dict() == {"red": 5, "green": 0}
+
+
+def test_more_than_there_is_says_how_many_there_are():
+    with pytest.raises(
+        InputError, match="25 images asked for each class, but there are only: red 20, blue 20"
+    ):
+        retrieve(corpus(), [RED, BLUE], 25)
+    assert len(retrieve(corpus(), [RED, BLUE], 25, allow_fewer=True).images) == 40
+
+
+def test_requests_that_cannot_be_met_are_refused_at_once(embedded):
+    plain = corpus().remove_columns("caption")
+    for arguments, options, reason in (
+        ((corpus(), [RED], 0), {}, "per_class: found 0"),
+        ((corpus(), [], 1), {}, "at least one"),
+        ((corpus(), [RED, RED], 1), {}, "expected different classes"),
+        ((corpus(), [RED], 1), {"matcher": None}, "at least one way"),
+        ((plain, [RED], 1), {}, "need a column caption"),
+        ((corpus(), [RED], 1), {"semantic": Semantic()}, "semantic: the corpus must be embedded"),
+        ((corpus(), [RED], 1), {"filters": Filters(top_share=0.5)}, "top_share: the corpus must be"),
+        ((corpus(), [RED], 1), {"filters": Filters(contamination=0.5)}, "no sets in `against`"),
+        (
+            (corpus(), [RED], 1),
+            {"semantic": Semantic(images=False, captions=False), "embedded": embedded},
+            "both",
+        ),
+    ):
+        with pytest.raises(InputError, match=reason):
+            retrieve(*arguments, **options)
+    for field in ({"top_share": 0.0}, {"cap": 0}, {"near_duplicate": 1.5}, {"contamination": 0.0}):
+        with pytest.raises(InputError, match=f"{next(iter(field))}: found"):
+            Filters(**field)
+
+
+def test_corpora_that_break_the_contract_are_refused():
+    with pytest.raises(InputError, match=r"1 ids occur more than once: \[a\]"):
+        check_corpus(corpus(PIXELS[:3], CAPTIONS[:3], id=["a", "a", "b"]))
+    with pytest.raises(InputError, match="expected image"):
+        check_corpus(corpus().remove_columns("image"))
+    with pytest.raises(InputError, match="is empty"):
+        check_corpus(corpus().select([]))
+    with pytest.raises(InputError, match="none of the 2 rows holds an image"):
+        check_corpus(with_images(corpus(PIXELS[:2], CAPTIONS[:2]), {0: None, 1: None}))
+
+
+def png(row):
+    stream = io.BytesIO()
+    Image.fromarray(PIXELS[row]).save(stream, "png")
+    return stream.getvalue()
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("SYNREAL_CACHE", str(tmp_path / "cache"))
+
+
+def test_a_table_as_laion_has_it_is_a_corpus(tmp_path, cache):
+    frame = {
+        "key": [f"{row:09d}" for row in range(6)],
+        "jpg": [None if row == 3 else png(row) for row in range(6)],
+        "TEXT": ["a red cat", None, "красная акула", "a red dog", "blue", "red"],
+        "url": [f"https://example.org/{row}" for row in range(6)],
+    }
+    pd.DataFrame(frame).to_parquet(tmp_path / "part-0.parquet")
+    with pytest.warns(MissingImages, match=r"1 of 6 .*\[000000003\]"):
+        pool = open_corpus(tmp_path / "part-0.parquet")
+    assert {"image", "id", "source", "caption", "url"} <= set(pool.column_names)
+    with pytest.warns(MissingImages):
+        found = retrieve(pool, [RED, ClassQuery(name="shark", synonyms=["АКУЛА"])], 1, allow_fewer=True)
+    assert found.counts["kept"].tolist() == [1, 1] and found.images["id"][1] == "000000002"
+    assert found.counts.loc["red", "no readable image"] == 1
+
+
+def test_tars_are_a_corpus_and_keys_of_several_tars_differ(tmp_path, cache):
+    for name in ("00000", "00001"):
+        with tarfile.open(tmp_path / f"{name}.tar", "w") as tar:
+            for row in range(3):
+                for suffix, content in (("png", png(row)), ("txt", b"a red thing")):
+                    entry = tarfile.TarInfo(f"{row:04d}.{suffix}")
+                    entry.size = len(content)
+                    tar.addfile(entry, io.BytesIO(content))
+    pool = open_corpus(tmp_path)
+    assert pool["id"][:] == [f"{name}/{row:04d}" for name in ("00000", "00001") for row in range(3)]
+    assert pool["caption"][:] == ["a red thing"] * 6
+    assert len(retrieve(pool, [RED], 3).images) == 3  # the second tar repeats the first one's images
+
+
+def test_saved_and_labelled_sets_and_scenes_are_corpora(tmp_path, cache):
+    corpus().save_to_disk(tmp_path / "saved")
+    assert open_corpus(tmp_path / "saved")["id"][:] == corpus()["id"][:]
+    assert "caption" in open_corpus("scenes/upstream", 3).column_names
+    for place, reason in (("scenes/nowhere", "expected scenes/"), (tmp_path / "gone.parquet", "no such")):
+        with pytest.raises(InputError, match=reason):
+            open_corpus(place, 3)
+    pd.DataFrame({"caption": ["a"]}).to_parquet(tmp_path / "none.parquet")
+    with pytest.raises(InputError, match="no column of images"):
+        open_corpus(tmp_path / "none.parquet")
+
+
+def test_a_set_is_rebuilt_from_its_manifest_or_what_changed_is_said(tmp_path, cache):
+    found = retrieve(corpus(), [RED, BLUE], 4)
+    save_retrieved(found, tmp_path / "set", "colours")
+    loaded, again = load_image_set(tmp_path / "set"), rebuild(tmp_path / "set", corpus())
+    for images in (loaded, again):
+        assert images.features["label"].names == ["red", "blue"]
+        assert [images[name][:] for name in ("id", "label", "sha256", "matched_by")] == [
+            found.images[name][:] for name in ("id", "label", "sha256", "matched_by")
+        ]
+    assert records(again) == records(found.images)
+    gone, changed = (int(key) for key in found.images["id"][:2])
+    with pytest.raises(InputError, match=rf"1 of 8 images are not in the corpus: \[{gone:08d}\]"):
+        rebuild(tmp_path / "set", corpus().select([row for row in range(40) if row != gone]))
+    other = with_images(corpus(), {changed: {"bytes": png(gone), "path": None}})
+    with pytest.raises(InputError, match=rf"1 of 8 images have other pixels .*\[{changed:08d}\]"):
+        rebuild(tmp_path / "set" / MANIFEST, other)
+    broken = with_images(corpus(), {changed: {"bytes": b"", "path": None}})
+    with pytest.raises(InputError, match="1 of 8 images cannot be decoded"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", MissingImages)
+        rebuild(tmp_path / "set", broken)
+    with pytest.raises(InputError, match="is there already"):
+        save_retrieved(found, tmp_path / "set", "colours")
+    with pytest.raises(InputError, match="no such file"):
+        rebuild(tmp_path / "gone", corpus())
+
+
+def command(monkeypatch, *words):
+    monkeypatch.setattr("sys.argv", ["synreal", "retrieve", *map(str, words)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return ended.value.code
+
+
+def test_the_command_writes_the_set_and_its_account(tmp_path, cache, monkeypatch, capsys):
+    corpus().to_parquet(tmp_path / "pool.parquet")
+    from_arrays(PIXELS[:2], [0, 0], ["x"]).to_parquet(tmp_path / "test.parquet")
+    (tmp_path / "classes.yaml").write_text("[red, blue]")
+    words = ["--corpus", tmp_path / "pool.parquet", "--classes", tmp_path / "classes.yaml", "--per-class", 4]
+    out, against = tmp_path / "out", f"test={tmp_path / 'test.parquet'}"
+    assert command(monkeypatch, *words, "--out", out, "--against", against) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == str(out)
+    assert len(load_image_set(out)) == 8
+    assert set(json.loads((out / "manifest.json").read_text())["images"][0]) >= {"corpus_id", "sha256"}
+    assert pd.read_csv(out / "ledger.csv")["reason"].value_counts().to_dict() == {
+        "not drawn": 30,
+        "same pixels as": 2,
+    }
+    page = (out / "summary.md").read_text()
+    assert "| red | 20 | 1 | 15 | 4 |" in page and "test (2 images)" in page
+    assert command(monkeypatch, *words, "--out", out) == 2
+    assert "is there already" in capsys.readouterr().err
+    assert command(monkeypatch, *words, "--out", tmp_path / "b", "--against", "test") == 2
+    assert "expected a name and a place" in capsys.readouterr().err
+    assert command(monkeypatch, *words[:-1], 50, "--out", tmp_path / "b") == 2
+    assert "only: red 20, blue 20" in capsys.readouterr().err and not (tmp_path / "b").exists()
+
+
+def test_the_command_searches_by_meaning(tmp_path, cache, encoder, monkeypatch, capsys):
+    corpus().to_parquet(tmp_path / "pool.parquet")
+    (tmp_path / "classes.yaml").write_text("[red, blue]")
+    card = encoder._classifier.card.file
+    words = [
+        "--corpus", tmp_path / "pool.parquet", "--classes", tmp_path / "classes.yaml", "--per-class", 2,
+        "--matcher", "none", "--checkpoint", card, "--nearest", 10, "--top-share", 0.9,
+        "--near-duplicate", 0.9999,
+        "--embeddings", tmp_path / "embeddings", "--out", tmp_path / "out",
+    ]  # fmt: skip
+    assert command(monkeypatch, *words) == 0
+    ways = load_image_set(tmp_path / "out")["matched_by"][:]
+    assert len(ways) == 4 and set(ways) <= {"image", "caption", "image+caption"}
+    assert (tmp_path / "embeddings" / "images" / "embeddings.json").is_file()
+    assert "Of the truly nearest neighbours" in (tmp_path / "out" / "summary.md").read_text()
+    capsys.readouterr()
