@@ -5,13 +5,16 @@ from dataclasses import replace
 
 import pytest
 import torch
+from accelerate import PartialState, debug_launcher
+from accelerate.state import AcceleratorState
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
 from synreal.errors import InputError
-from synreal.train.loop import Recipe, batch_rows, fit
+from synreal.train.curve import Curve
+from synreal.train.loop import Diverged, Recipe, batch_rows, fit
 
 ROWS = 40
 RECIPE = Recipe(steps=12, batch_size=8, learning_rate=0.05, warmup_steps=2, checkpoint_every=4)
@@ -169,3 +172,160 @@ def test_half_precision_computes_in_bfloat16_and_keeps_float32_weights():
     network, losses = trained(replace(RECIPE, precision="bf16", steps=60), compute=watched)
     assert seen == {torch.float32, torch.bfloat16}
     assert weights(network).dtype == torch.float32 and losses[-1] < losses[0] / 2
+
+
+# --- what tuning needs ---
+
+
+class Dropping(nn.Sequential):
+    """A network whose own randomness, dropout, comes from torch's global generator."""
+
+    def __init__(self):
+        torch.manual_seed(7)
+        super().__init__(nn.Linear(4, 16), nn.Dropout(0.5), nn.Linear(16, 1))
+
+
+def test_dropout_resumes_to_the_identical_weights_and_leaves_the_callers_randomness_alone(tmp_path):
+    whole = Dropping()
+    torch.manual_seed(3)
+    fit(whole, loss, ROWS, RECIPE)
+    drawn = torch.rand(1)
+    torch.manual_seed(3)
+    assert torch.equal(drawn, torch.rand(1))
+    resumed = Dropping()
+    with pytest.raises(KeyboardInterrupt):
+        fit(resumed, failing(9, KeyboardInterrupt()), ROWS, RECIPE, tmp_path)
+    resumed = Dropping()
+    torch.manual_seed(99)
+    fit(resumed, loss, ROWS, RECIPE, tmp_path)
+    assert torch.equal(weights(resumed), weights(whole))
+
+
+def test_a_kept_state_from_before_a_field_was_added_still_resumes(tmp_path):
+    whole, _ = trained(RECIPE, tmp_path)
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    del state["recipe"]["micro_batch"], state["curve"]
+    torch.save(state, tmp_path / "state.pt")
+    again, rest = trained(RECIPE, tmp_path)
+    assert rest == [] and torch.equal(weights(again), weights(whole))
+    with pytest.raises(InputError, match=r"micro_batch differ"):
+        trained(replace(RECIPE, micro_batch=2), tmp_path)
+
+
+@pytest.mark.parametrize("part", [1, 3, 8, 100])
+def test_parts_of_a_step_sum_to_the_step(part):
+    whole, losses = trained(RECIPE, compute=exact)
+    split, parts = trained(replace(RECIPE, micro_batch=part), compute=exact)
+    torch.testing.assert_close(weights(split), weights(whole), atol=1e-4, rtol=0)
+    assert parts == pytest.approx(losses, abs=1e-5)
+
+
+def exact(network, rows, generator):
+    return F.mse_loss(network(X[rows]), Y[rows])
+
+
+def test_data_fetched_ahead_give_the_same_result_as_data_in_memory():
+    direct, losses = trained(RECIPE, compute=exact)
+    fetched = model()
+    told = fit(fetched, on_batch, ROWS, RECIPE, fetch=lambda rows, generator: (X[rows], Y[rows]))
+    assert told == losses and torch.equal(weights(fetched), weights(direct))
+
+
+def on_batch(network, batch, generator):
+    return F.mse_loss(network(batch[0]), batch[1])
+
+
+def noisy(rows, generator):
+    return X[rows] + 0.1 * torch.randn(len(rows), 4, generator=generator), Y[rows]
+
+
+def test_fetched_noise_depends_on_neither_workers_nor_interruption(tmp_path, monkeypatch):
+    recipe, found = replace(RECIPE, micro_batch=4), []
+    for cores in ({0}, {0, 1, 2}):
+        monkeypatch.setattr("os.sched_getaffinity", lambda _, cores=cores: cores)
+        network = model()
+        fit(network, on_batch, ROWS, recipe, fetch=noisy)
+        found.append(weights(network))
+    calls = iter(range(10**6))
+
+    def interrupted(network, batch, generator):
+        if next(calls) == 19:  # the second part of step 9
+            raise KeyboardInterrupt
+        return on_batch(network, batch, generator)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(model(), interrupted, ROWS, recipe, tmp_path, fetch=noisy)
+    network = model()
+    assert len(fit(network, on_batch, ROWS, recipe, tmp_path, fetch=noisy)) == 4
+    assert torch.equal(found[0], found[1]) and torch.equal(weights(network), found[0])
+
+
+def test_bad_input_in_a_worker_is_its_own_message():
+    def broken(rows, generator):
+        raise InputError("image 7: cannot be decoded")
+
+    with pytest.raises(InputError, match=r"^image 7: cannot be decoded$"):
+        fit(model(), on_batch, ROWS, RECIPE, fetch=broken)
+
+
+def test_a_curve_has_looks_and_losses_of_the_whole_run_however_often_it_was_interrupted(tmp_path):
+    seen = []
+
+    def watch(network):
+        assert not network.training
+        seen.append(weights(network).clone())
+        return {"sum": float(weights(network).sum())}
+
+    whole = Curve(watch, every=5)
+    fit(model(), loss, ROWS, RECIPE, curve=whole)
+    assert whole.table()["step"].tolist() == [0, 5, 10, 12]
+    assert torch.equal(seen[0], weights(model()))
+    with pytest.raises(KeyboardInterrupt):
+        fit(model(), failing(11, KeyboardInterrupt()), ROWS, RECIPE, tmp_path, curve=Curve(watch, every=5))
+    resumed = Curve(watch, every=5)
+    fit(model(), loss, ROWS, RECIPE, tmp_path, curve=resumed)
+    assert resumed.losses == whole.losses and resumed.table().equals(whole.table())
+
+
+def test_watching_does_not_change_what_is_learned_and_sees_the_average():
+    recipe = replace(RECIPE, ema_decay=0.9)
+    plain, _ = trained(recipe)
+    seen, watched = [], model()
+    curve = Curve(lambda network: seen.append(weights(network).clone()) or {"x": 0.0}, every=3)
+    fit(watched, loss, ROWS, recipe, curve=curve)
+    assert torch.equal(weights(watched), weights(plain)) and torch.equal(seen[-1], weights(plain))
+
+
+def test_the_state_kept_is_one_that_gave_a_finite_loss(tmp_path):
+    with pytest.raises(Diverged, match="loss is nan at step 4; .*; no state was kept yet"):
+        trained(RECIPE, tmp_path / "early", failing(4, float("nan")))
+    network = model()
+    with pytest.raises(Diverged, match="at step 8; .*the last good state is in"):
+        fit(network, failing(8, float("nan")), ROWS, RECIPE, tmp_path)
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert state["step"] == 4 and len(state["curve"]["losses"]) == 4
+    assert torch.isfinite(weights(network)).all()  # the step that diverged changed nothing
+
+
+def test_frozen_parts_keep_their_batch_statistics_and_drop_nothing():
+    network = nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 1))
+    network[0].requires_grad_(False)
+    fit(network, exact, ROWS, RECIPE)
+    assert torch.equal(network[0].running_mean, torch.zeros(4))
+    network = nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 1))
+    fit(network, exact, ROWS, RECIPE)
+    assert not torch.equal(network[0].running_mean, torch.zeros(4))
+
+
+def in_two_processes(folder):
+    AcceleratorState._reset_state(reset_partial_state=True)  # the parent's, which knows one process
+    network = model()
+    fit(network, exact, ROWS, replace(RECIPE, micro_batch=2), folder)
+    torch.save(weights(network), folder / f"{PartialState().process_index}.pt")
+
+
+def test_two_processes_learn_what_one_does(tmp_path):
+    debug_launcher(in_two_processes, (tmp_path,), num_processes=2)
+    one, two = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert torch.equal(one, two)
+    torch.testing.assert_close(one, weights(trained(RECIPE, compute=exact)[0]), atol=1e-4, rtol=0)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.core import TyperCommand
 
-from synreal.commands import adapt, plan, retrieve
+from synreal.commands import adapt, plan, retrieve, tune
 from synreal.errors import InputError
 
 app = typer.Typer(
@@ -178,6 +178,7 @@ def list_() -> None:
 app.command("adapt")(adapt.adapt)
 app.command("retrieve")(retrieve.retrieve)
 app.command("plan")(plan.plan)
+app.command("tune")(tune.tune)
 
 
 def main() -> None:

@@ -131,7 +131,11 @@ class _Run:
     def _kept(self) -> str:
         if self.folder is None:
             return ""
-        return f"; the last good state is in {self.folder}" if self._state.exists() else "; no state was kept yet"
+        return (
+            f"; the last good state is in {self.folder}"
+            if self._state.exists()
+            else "; no state was kept yet"
+        )
 
     def look(self, last: bool) -> None:
         """Watch the model, if it is time to."""

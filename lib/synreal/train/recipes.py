@@ -1,8 +1,9 @@
-"""Recipes: how to train, and the papers' own ones by name."""
+"""Recipes: how to train, and by name those of the papers."""
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
+from synreal.errors import InputError
 from synreal.models.card import Card
 
 
@@ -33,25 +34,74 @@ def for_epochs(recipe: Recipe, epochs: float, count: int) -> Recipe:
     return replace(recipe, steps=round(epochs * per_epoch))
 
 
+@dataclass(frozen=True)
+class Preset:
+    """A recipe of a paper; with `epochs`, its steps follow from the number of images."""
+
+    recipe: Recipe
+    epochs: int | None = None
+
+    def for_count(self, count: int) -> Recipe:
+        """The recipe for `count` images."""
+        return for_epochs(self.recipe, self.epochs, count) if self.epochs else self.recipe
+
+
 P1_IMAGES = 40_000  # RealTune's real images: 3 % of ImageNet
 
-# P1 sec. 4.1. Unsaid there: weight decay (PyTorch's default for AdamW; none for SGD, as ViTs are tuned),
-# the clipping of gradients and bf16.
-REALTUNE_CLIP = for_epochs(
-    Recipe(0, 128, 5e-6, weight_decay=0.01, warmup_steps=1000, precision="bf16"), 50, P1_IMAGES
-)
-REALTUNE_VIT = for_epochs(
-    Recipe(0, 256, 3e-2, "sgd", weight_decay=0.0, warmup_steps=0, precision="bf16"), 30, P1_IMAGES
-)
+# What the papers leave unsaid is chosen so: bf16, a gradient norm of 1 at most, and
+# P1, RealTune (sec. 4.1): PyTorch's weight decay for AdamW, none for SGD, as in the ViT's own paper.
+# P1, ResNet-18 (sec. 4.3): weight decay 1e-4, no warm-up, as ResNets are trained since theirs.
+# P1, ViT-Tiny: 1,000 steps of warm-up, without which AdamW is unsteady at this rate.
+PRESETS = {
+    "p1-clip": Preset(Recipe(0, 128, 5e-6, weight_decay=0.01, warmup_steps=1000, precision="bf16"), 50),
+    "p1-vit": Preset(Recipe(0, 256, 3e-2, "sgd", 0.0, warmup_steps=0, precision="bf16"), 30),
+    "p1-resnet18-pretrain": Preset(Recipe(100_000, 128, 0.1, "sgd", 1e-4, warmup_steps=0, precision="bf16")),
+    "p1-resnet18-tune": Preset(Recipe(2_000, 128, 1e-3, "sgd", 0.0, warmup_steps=0, precision="bf16")),
+    "p1-vit-tiny-pretrain": Preset(Recipe(30_000, 512, 5e-4, warmup_steps=1000, precision="bf16")),
+    "p1-vit-tiny-tune": Preset(Recipe(3_000, 256, 1e-5, "sgd", 0.0, warmup_steps=0, precision="bf16")),
+    # P2, from its code
+    "p2": Preset(
+        Recipe(0, 512, 1e-5, weight_decay=0.1, betas=(0.9, 0.95), warmup_steps=500, precision="bf16"), 30
+    ),
+    "p2-imagenet": Preset(
+        Recipe(0, 512, 1e-6, weight_decay=0.1, betas=(0.9, 0.95), warmup_steps=500, precision="bf16"), 10
+    ),
+    "p2-probe": Preset(Recipe(0, 256, 1e-2, weight_decay=0.1, betas=(0.9, 0.95), warmup_steps=200), 200),
+    "p2-probe-imagenet": Preset(
+        Recipe(0, 256, 1e-3, weight_decay=0.0, betas=(0.9, 0.95), warmup_steps=200), 40
+    ),
+    # Scenes, on two CPU cores: about 500 images in a few seconds; chosen on validation scenes
+    "scenes-vit": Preset(Recipe(60, 32, 3e-4, warmup_steps=5, checkpoint_every=50)),
+    "scenes-clip": Preset(Recipe(60, 32, 2e-4, warmup_steps=5, checkpoint_every=50)),
+}
 
-# The scenes in small; learning rates and steps were chosen on validation scenes.
-SCENES_VIT = Recipe(120, 64, 5e-4, weight_decay=0.05, warmup_steps=10, checkpoint_every=50)
-SCENES_CLIP = Recipe(120, 64, 2e-4, weight_decay=0.1, warmup_steps=10, checkpoint_every=50)
+REALTUNE_CLIP = PRESETS["p1-clip"].for_count(P1_IMAGES)
+REALTUNE_VIT = PRESETS["p1-vit"].for_count(P1_IMAGES)
+SCENES_VIT = PRESETS["scenes-vit"].recipe
+SCENES_CLIP = PRESETS["scenes-clip"].recipe
+
+
+def named_recipe(name: str, count: int) -> Recipe:
+    """The preset of that name, for `count` images. InputError for an unknown name."""
+    if name not in PRESETS:
+        raise InputError(f"recipe: found {name!r}, expected one of {', '.join(PRESETS)}")
+    return PRESETS[name].for_count(count)
 
 
 def default_recipe(card: Card, count: int) -> Recipe:
     """The recipe for a checkpoint of which nothing else is said: P1's own, or for scenes that in small."""
-    clip = card.library == "open_clip"
-    if card.image_size <= 64:
-        return SCENES_CLIP if clip else SCENES_VIT
-    return for_epochs(REALTUNE_CLIP, 50, count) if clip else for_epochs(REALTUNE_VIT, 30, count)
+    world = "scenes" if card.image_size <= 64 else "p1"
+    return named_recipe(f"{world}-{'clip' if card.library == 'open_clip' else 'vit'}", count)
+
+
+def changed_recipe(card: Card, count: int, name: str | None, **changes: float | None) -> Recipe:
+    """The preset of that name, or else the checkpoint's default, with the changes that are not None.
+
+    Raises InputError for an unknown name, and for a change that is not above 0 (a seed may be 0).
+    """
+    recipe = named_recipe(name, count) if name else default_recipe(card, count)
+    given: dict[str, Any] = {field: value for field, value in changes.items() if value is not None}
+    for field, value in given.items():
+        if value < 0 or (value == 0 and field != "seed"):
+            raise InputError(f"{field}: found {value}, expected a number above 0")
+    return replace(recipe, **given)

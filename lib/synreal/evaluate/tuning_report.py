@@ -1,0 +1,79 @@
+"""The RealTune tool: a checkpoint tuned, and a report of what that changed."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from synreal.data.worlds import World
+from synreal.evaluate.examine import examine
+from synreal.evaluate.forgetting import BeforeAfter, forgetting, gains
+from synreal.evaluate.guard import refuse_overlap
+from synreal.models.card import Card
+from synreal.train.curve import CURVE_FILE
+from synreal.train.realtune import open_card, tune_checkpoint
+from synreal.train.recipes import Recipe
+from synreal.train.state import write_whole
+from synreal.train.tune import Method
+from synreal.train.watching import accuracy_watch
+
+REPORT, GAINS, FORGETTING, SUMMARY = "report.md", "gains.csv", "forgetting.csv", "report.json"
+LOOKS = 10  # at the accuracy on validation images, spread over the training
+WATCHED = 1_000  # validation images of a look
+
+
+def realtune(
+    checkpoint: str | Path,
+    images: World,
+    out: Path,
+    method: Method,
+    recipe: Recipe,
+    validation: World | None = None,
+    known: Mapping[str, World] | None = None,
+    device: str = "cpu",
+) -> Path:
+    """Tune a checkpoint into folder `out`, and return the report there.
+
+    With `validation`: the accuracy on it while training, and what each accuracy gained (`gains.csv`: overall,
+    fine-grained and per factor, as far as the world knows them). `known`: sets whose accuracy may be lost
+    (`forgetting.csv`). `report.json` holds recipe and result.
+    Raises InputError for a validation image among those to tune on, and as `tune_checkpoint` does.
+    """
+    card = open_card(checkpoint)
+    watch = None
+    if validation:
+        refuse_overlap(images.images, validation.images)
+        first = validation.images.select(range(min(WATCHED, len(validation.images))))
+        watch = accuracy_watch(card, first)
+    every = max(1, recipe.steps // LOOKS)
+    tuned = tune_checkpoint(checkpoint, images.images, out, method, recipe, watch, every)
+    tables = {"What tuning took": out / CURVE_FILE}
+    if validation:
+        pair = _before_after(checkpoint, out, validation, device)
+        world = (validation.hierarchy, validation.factors, validation.clusters)
+        gains(pair, *world).to_csv(out / GAINS, index=False)
+        tables[f"What tuning gave on {validation.name}"] = out / GAINS
+    if known:
+        pairs = {name: _before_after(checkpoint, out, world, device) for name, world in known.items()}
+        forgetting(pairs).to_csv(out / FORGETTING, index=False)
+        tables["What was known before"] = out / FORGETTING
+    return _write(out, tuned, tables)
+
+
+def _before_after(checkpoint: str | Path, out: Path, world: World, device: str) -> BeforeAfter:
+    return BeforeAfter(*(examine(str(place), world, device=device) for place in (checkpoint, out)))
+
+
+def _write(out: Path, card: Card, tables: Mapping[str, Path]) -> Path:
+    made = {key: value for key, value in card.training.items() if key != "before"}
+    frames = {title: pd.read_csv(file) for title, file in tables.items()}
+    numbers = {
+        file.stem: json.loads(frames[title].to_json(orient="records")) for title, file in tables.items()
+    }
+    write_whole(out / SUMMARY, json.dumps({"training": made} | numbers, indent=1))
+    parts = [f"# {card.name}", pd.Series(made, name="value").rename_axis("setting").to_markdown()]
+    for title, frame in frames.items():
+        parts += [f"## {title}", frame.dropna(axis=1, how="all").to_markdown(index=False, floatfmt=".4g")]
+    write_whole(out / REPORT, "\n\n".join(parts) + "\n")
+    return out / REPORT

@@ -1,0 +1,90 @@
+"""`synreal tune`: one command from a checkpoint and images to a tuned checkpoint and its report."""
+
+import json
+import sys
+
+import pandas as pd
+import pytest
+import torch
+
+from synreal import cli
+from synreal.data.sprites import CLASS_NAMES
+from synreal.models import build_module, load_classifier, save_checkpoint
+from synreal.train.plans import scenes_card
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    card = scenes_card(
+        name="tiny", role="ViT-Syn-1k", library="timm", architecture="vit_tiny_patch16_224",
+        architecture_args={"img_size": 32, "patch_size": 16, "embed_dim": 16, "depth": 1, "num_heads": 2},
+        activation="gelu", head="linear", training={"source": "synthetic"},
+    )  # fmt: skip
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("zoo") / "tiny"
+    save_checkpoint(folder, build_module(card), card)
+    return folder
+
+
+@pytest.fixture
+def tune(tiny, tmp_path, monkeypatch, capsys):
+    """Runs the command in this process; returns (exit status, standard output, standard error)."""
+    monkeypatch.setenv("SYNREAL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("synreal.commands.tune.VALIDATION", 120)
+
+    def run(*options):
+        given = ["tune", "--checkpoint", tiny, "--images", "scenes/train", "--count", "40"]
+        given += ["--out", tmp_path / "out"]
+        monkeypatch.setattr(sys, "argv", ["synreal", *map(str, given), "--steps", "4", *options])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        shown = capsys.readouterr()
+        return stop.value.code or 0, shown.out, shown.err
+
+    return run
+
+
+def test_the_report_says_what_tuning_gave_and_took(tune, tmp_path):
+    options = ["--validation", "scenes/val", "--known", "other=scenes/test", "--learning-rate", "0.01"]
+    status, out, _ = tune(*options)
+    folder = tmp_path / "out"
+    assert (status, out.strip()) == (0, str(folder / "report.md"))
+    gains = pd.read_csv(folder / "gains.csv")
+    overall = gains[gains["metric"] == "accuracy"].iloc[0]
+    assert overall["n"] == 120 and overall["gain"] == pytest.approx(overall["after"] - overall["before"])
+    assert {"darker", "smaller"} <= set(gains.loc[gains["metric"] == "factor_accuracy", "group"])
+    forgotten = pd.read_csv(folder / "forgetting.csv")
+    assert set(forgotten["data"]) == {"other"}
+    curve = pd.read_csv(folder / "curve.csv")
+    assert curve["accuracy"].iloc[[0, -1]].tolist() == pytest.approx([overall["before"], overall["after"]])
+    summary = json.loads((folder / "report.json").read_text())
+    assert summary["training"]["learning_rate"] == 0.01 and len(summary["gains"]) == len(gains)
+    page = (folder / "report.md").read_text()
+    for text in ("# out", "tuned_from", "## What tuning gave on scenes/val", "## What was known before"):
+        assert text in page
+    assert load_classifier(folder).class_names == list(CLASS_NAMES)
+    assert tune(*options)[0] == 0  # the finished checkpoint is reported on again
+
+
+def test_without_validation_recipe_and_losses_are_reported(tune, tmp_path):
+    status, _, _ = tune("--recipe", "scenes-vit", "--method", "head", "--seed", "3")
+    assert status == 0
+    training = json.loads((tmp_path / "out" / "report.json").read_text())["training"]
+    assert (training["method"], training["seed"], training["batch_size"]) == ("head", 3, 32)
+    assert not (tmp_path / "out" / "gains.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--method", "best"], "method: found 'best', expected one of full"),
+        (["--recipe", "p9"], "recipe: found 'p9', expected one of p1-clip"),
+        (["--known", "imagenet"], "--known imagenet: expected a name and a place"),
+        (["--learning-rate", "-1"], "learning_rate: found -1.0, expected a number above 0"),
+        (["--validation", "scenes/train"], "test images have an id that is in the training set"),
+    ],
+)
+def test_bad_input_is_status_2_and_one_message(tune, options, told, tmp_path):
+    status, _, error = tune(*options)
+    assert status == 2 and told in error and "Traceback" not in error
+    assert not (tmp_path / "out").exists()
