@@ -1,0 +1,189 @@
+"""Which mix of real labels and synthetic images a budget should buy, from accuracies measured on some mixes.
+
+One law for all mixes: error is `floor + height (w / w0) ** -rate` in the worth w of the data, counted in real
+images. A real image is worth 1; the first synthetic ones are worth `first` each, and all synthetic images
+together never more than `most`: worth = real + first s / (1 + first s / most). Plans stay within the numbers
+of images that were measured.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy.optimize import curve_fit
+
+from synreal.errors import InputError
+from synreal.evaluate.exchange import resample_repeats
+from synreal.evaluate.mix_table import COLUMNS
+
+LOWER = (0.0, 0.0, 0.05, -9.0, 0.0)  # of floor, height, rate, and the logarithms of first and most
+UPPER = (1.0, 1.0, 3.0, 2.0, 20.0)
+START = (0.2, 0.3, 0.5, -1.0, 8.0)
+Number = float | np.ndarray
+SHARES = np.linspace(0, 1, 101)  # of the budget that goes to real labels
+BUDGETS = 120  # tried on the way to a target accuracy
+
+
+@dataclass(frozen=True)
+class Prices:
+    """Of one real label and of one synthetic image, in any currency. Raises InputError when not positive."""
+
+    real: float
+    synthetic: float
+
+    def __post_init__(self) -> None:
+        for name, price in (("real", self.real), ("synthetic", self.synthetic)):
+            if not 0 < price < np.inf:
+                raise InputError(f"price of a {name} image: found {price}, expected a number above 0")
+
+
+@dataclass(frozen=True, eq=False)
+class MixLaw:
+    """The law fitted to measured mixes, and the same in every bootstrap draw.
+
+    law: [5]; drawn: [draws, 5]; smallest: w0; most_real, most_synthetic: the largest numbers measured. miss:
+    largest distance of a mix's mean accuracy from the law.
+    """
+
+    law: np.ndarray
+    drawn: np.ndarray
+    smallest: float
+    most_real: int
+    most_synthetic: int
+    miss: float
+
+    def accuracy(self, real: np.ndarray, synthetic: np.ndarray) -> np.ndarray:
+        """Accuracies [1 + draws, K] of K mixes: by the law, then by each draw's."""
+        laws = np.vstack([self.law, self.drawn]).T[:, :, None]
+        return 1 - _error((real / self.smallest, synthetic / self.smallest), *laws)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A recommended mix. Intervals are 95 %, over bootstrap draws; each draw plans for itself.
+
+    gains: how much more accurate the mix is than the best that the same money buys of one kind alone.
+    choices: share of draws that would buy real only, a mix, or synthetic only.
+    """
+
+    real: int
+    synthetic: int
+    cost: float
+    accuracy: tuple[float, float, float]
+    real_interval: tuple[int, int]
+    synthetic_interval: tuple[int, int]
+    gains: Mapping[str, tuple[float, float, float]]
+    choices: Mapping[str, float]
+    reached: float  # share of draws in which the target accuracy is reached; 1 where a budget was given
+
+
+def fit_mixes(table: pd.DataFrame, draws: int | np.ndarray = 200, seed: int = 0) -> MixLaw:
+    """The law of a table as `check_mixes` returns it.
+
+    draws: how many bootstrap draws of the repeats; or accuracies [D, rows] from `accuracy_draws`, which vary
+    the test photographs too.
+    """
+    real, synthetic, accuracy = (table[name].to_numpy(float) for name in COLUMNS)
+    if not isinstance(draws, np.ndarray):
+        cells = list(zip(real, synthetic, strict=True))
+        draws = resample_repeats(np.tile(accuracy, (draws, 1)), cells, seed)
+    totals = real + synthetic
+    smallest = float(totals.min())
+    mixes = (real / smallest, synthetic / smallest)
+    law = _fit(mixes, accuracy, START)
+    drawn = np.stack([_fit(mixes, row, law) for row in draws])
+    fitted = pd.Series(accuracy - 1 + _error(mixes, *law)).groupby([real, synthetic]).mean()
+    return MixLaw(law, drawn, smallest, int(real.max()), int(synthetic.max()), float(fitted.abs().max()))
+
+
+def plan_for_budget(law: MixLaw, prices: Prices, budget: float) -> Plan:
+    """The most accurate mix that the budget buys. Raises InputError when it does not buy an image."""
+    if not budget >= min(prices.real, prices.synthetic):
+        raise InputError(f"budget: found {budget}, expected at least the price of one image")
+    real, synthetic = affordable(law, prices, budget)
+    accuracy = law.accuracy(real, synthetic)
+    return _plan(law, prices, budget, np.full(len(accuracy), budget), accuracy.argmax(axis=1), 1.0)
+
+
+def plan_for_target(law: MixLaw, prices: Prices, target: float) -> Plan | None:
+    """The cheapest mix that reaches the accuracy; None where no mix within the sizes measured does."""
+    if not 0 < target < 1:
+        raise InputError(f"target: found {target}, expected an accuracy between 0 and 1")
+    highest = law.most_real * prices.real + law.most_synthetic * prices.synthetic
+    budgets = np.geomspace(max(prices.real, prices.synthetic), highest, BUDGETS)
+    best = np.stack([law.accuracy(*affordable(law, prices, budget)) for budget in budgets])  # [B, D, shares]
+    reaches = best.max(axis=2) >= target
+    if not reaches[:, 0].any():
+        return None
+    first = np.where(reaches.any(axis=0), reaches.argmax(axis=0), BUDGETS - 1)
+    choice = best[first, np.arange(best.shape[1])].argmax(axis=1)
+    reached = float(reaches.any(axis=0)[1:].mean())
+    return _plan(law, prices, budgets[first[0]], budgets[first], choice, reached)
+
+
+def affordable(law: MixLaw, prices: Prices, budget: float) -> tuple[np.ndarray, np.ndarray]:
+    """What the budget buys at each of SHARES: real and synthetic images, never more than were measured."""
+    real = _bought(SHARES * budget, prices.real, law.most_real)
+    return real, _bought(budget - real * prices.real, prices.synthetic, law.most_synthetic)
+
+
+def _bought(money: np.ndarray, price: float, most: int) -> np.ndarray:
+    # A hair more than the quotient, or 50 / 0.1 would buy 499 images.
+    return np.minimum(np.floor(money / price + 1e-9), most).astype(int)
+
+
+def _plan(
+    law: MixLaw, prices: Prices, budget: float, budgets: np.ndarray, choice: np.ndarray, reached: float
+) -> Plan:
+    bought = [affordable(law, prices, one) for one in budgets]
+    own = np.array([(mix[0][at], mix[1][at]) for mix, at in zip(bought, choice, strict=True)])
+    real, synthetic = own[0]
+    alone = {
+        "real only": (_bought(np.asarray(budget), prices.real, law.most_real), 0),
+        "synthetic only": (0, _bought(np.asarray(budget), prices.synthetic, law.most_synthetic)),
+    }
+    mixes = np.array([(real, synthetic), *alone.values()]).T
+    accuracy = law.accuracy(*mixes)
+    kinds = np.where(own[1:, 1] == 0, "real only", np.where(own[1:, 0] == 0, "synthetic only", "a mix"))
+    gains = {name: _interval(accuracy[:, 0] - accuracy[:, 1 + at]) for at, name in enumerate(alone)}
+    return Plan(
+        real=int(real),
+        synthetic=int(synthetic),
+        cost=float(real * prices.real + synthetic * prices.synthetic),
+        accuracy=_interval(accuracy[:, 0]),
+        real_interval=_range(own[1:, 0]),
+        synthetic_interval=_range(own[1:, 1]),
+        gains=gains,
+        choices={name: float((kinds == name).mean()) for name in ("real only", "a mix", "synthetic only")},
+        reached=reached,
+    )
+
+
+def _interval(values: np.ndarray) -> tuple[float, float, float]:
+    low, high = np.nanquantile(values[1:], [0.025, 0.975])
+    return float(values[0]), float(min(low, values[0])), float(max(high, values[0]))
+
+
+def _range(counts: np.ndarray) -> tuple[int, int]:
+    low, high = np.quantile(counts, [0.025, 0.975])
+    return int(low), int(high)
+
+
+def _error(
+    mix: tuple[np.ndarray, np.ndarray],
+    floor: Number,
+    height: Number,
+    rate: Number,
+    log_first: Number,
+    log_most: Number,
+) -> np.ndarray:
+    real, synthetic = mix
+    promised = np.exp(log_first) * synthetic
+    worth = real + promised / (1 + promised / np.exp(log_most))
+    return floor + height * np.maximum(worth, 1e-3) ** -rate
+
+
+def _fit(mixes: tuple[np.ndarray, np.ndarray], accuracy: np.ndarray, start: object) -> np.ndarray:
+    inside = np.clip(start, np.add(LOWER, 1e-6), np.subtract(UPPER, 1e-6))
+    return curve_fit(_error, mixes, 1 - accuracy, inside, bounds=(LOWER, UPPER), max_nfev=2000)[0]

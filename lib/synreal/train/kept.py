@@ -1,0 +1,34 @@
+"""Many small trainings side by side, each kept as soon as it is done."""
+
+import io
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr
+from typing import Any
+
+import numpy as np
+import torch
+from joblib import Memory, Parallel, delayed
+
+from synreal.paths import cache_dir
+
+
+def kept(function: Callable[..., np.ndarray], jobs: Sequence[tuple], workers: int = 2) -> list[np.ndarray]:
+    """`function(*job)` for each job, in their order; what was computed before is read from the cache.
+
+    Results are kept under the hashes of the job's arrays and values and of the function's source. Every job
+    runs on one thread, so that the number of workers does not change a result.
+    """
+    remembered = Memory(cache_dir() / "trainings", verbose=0).cache(function)
+    # Forked, since importing what trains costs a fresh process more than such a training does.
+    parallel = Parallel(n_jobs=workers, backend="multiprocessing")
+    return list(parallel(delayed(_on_one_thread)(remembered, job) for job in jobs))
+
+
+def _on_one_thread(function: Callable[..., np.ndarray], job: tuple[Any, ...]) -> np.ndarray:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with redirect_stderr(io.StringIO()):  # progress bars of dozens of trainings would fill a page
+            return function(*job)
+    finally:
+        torch.set_num_threads(before)

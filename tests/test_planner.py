@@ -1,0 +1,123 @@
+"""The budget planner, its table of measured mixes, and the command `synreal plan`."""
+
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from synreal import cli
+from synreal.errors import InputError
+from synreal.evaluate.mix_table import check_mixes, read_mixes
+from synreal.evaluate.planner import Prices, fit_mixes, plan_for_budget, plan_for_target
+
+FIRST, MOST = 0.3, 700.0  # what the first synthetic images, and all together, are worth in real ones
+
+
+def measured(noise=0.004, first=FIRST, most=MOST, seed=0):
+    rng = np.random.default_rng(seed)
+    sizes = [(r, s) for r in (0, 250, 1000, 4000) for s in (0, 500, 1000, 4000) if r + s] * 3
+    table = pd.DataFrame(sizes, columns=["n_real", "n_syn"])
+    worth = table["n_real"] + first * table["n_syn"] / (1 + first * table["n_syn"] / most)
+    accuracy = 0.7 - 0.4 * (worth / 250) ** -0.4 + noise * rng.standard_normal(len(table))
+    return table.assign(accuracy=accuracy.clip(0.05))
+
+
+@pytest.fixture(scope="module")
+def law():
+    return fit_mixes(check_mixes(measured()), draws=60)
+
+
+def test_the_law_finds_what_synthetic_images_are_worth(law):
+    assert np.exp(law.law[3]) == pytest.approx(FIRST, rel=0.25)
+    assert np.exp(law.law[4]) * law.smallest == pytest.approx(MOST, rel=0.25)
+    assert law.miss < 0.02 and (law.most_real, law.most_synthetic) == (4000, 4000)
+
+
+def test_prices_decide_what_to_buy(law):
+    mixed = plan_for_budget(law, Prices(0.1, 0.005), 50)
+    assert mixed.real > 0 and mixed.synthetic > 0 and mixed.cost <= 50
+    assert mixed.choices["a mix"] > 0.9 and sum(mixed.choices.values()) == pytest.approx(1)
+    assert all(low > 0 for _, low, _ in mixed.gains.values())
+    dear = plan_for_budget(law, Prices(0.1, 1.0), 50)
+    assert dear.synthetic == 0 and dear.choices["real only"] == 1 and dear.gains["real only"][0] == 0
+    cheap = plan_for_budget(law, Prices(50.0, 0.01), 40)
+    assert cheap.real == 0 and cheap.choices["synthetic only"] == 1
+    rich = plan_for_budget(law, Prices(0.1, 0.005), 1e6)
+    assert (rich.real, rich.synthetic) == (4000, 4000)  # never beyond what was measured
+
+
+def test_a_target_is_reached_at_the_lowest_price(law):
+    plan = plan_for_target(law, Prices(0.1, 0.005), 0.45)
+    assert plan.accuracy[0] >= 0.45 and plan.reached == 1
+    less = plan_for_budget(law, Prices(0.1, 0.005), 0.9 * plan.cost)
+    assert less.accuracy[0] < 0.45
+    assert plan_for_target(law, Prices(0.1, 0.005), 0.69) is None
+
+
+def test_worthless_synthetic_images_are_not_bought():
+    law = fit_mixes(check_mixes(measured(first=1e-3, most=5.0).query("n_real > 0 or n_syn == 4000")), 30)
+    plan = plan_for_budget(law, Prices(0.1, 0.05), 100)
+    assert plan.gains["real only"][0] < 0.01
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.drop(columns="n_syn"), r"no columns \['n_syn'\]"),
+        (lambda t: t.assign(accuracy=t["accuracy"] * 100), "45 rows are out of range, first"),
+        (lambda t: t.assign(n_real=-1), "out of range"),
+        (lambda t: t.assign(accuracy="high"), "out of range"),
+        (lambda t: t[t["n_syn"] == 0], "found 3 different mixes, 3 of them of real images alone"),
+        (lambda t: t.drop_duplicates(["n_real", "n_syn"]), "15 mixes were trained once, first"),
+    ],
+)
+def test_bad_tables_are_refused(change, message):
+    with pytest.raises(InputError, match=message):
+        check_mixes(change(measured()))
+
+
+@pytest.mark.parametrize("price", [0, -1, float("nan"), float("inf")])
+def test_bad_prices_and_wishes_are_refused(price, law):
+    with pytest.raises(InputError, match="price of a synthetic image: found"):
+        Prices(1.0, price)
+    with pytest.raises(InputError, match="budget: found 0.001"):
+        plan_for_budget(law, Prices(1.0, 0.01), 0.001)
+    with pytest.raises(InputError, match="target: found 70"):
+        plan_for_target(law, Prices(1.0, 0.01), 70)
+
+
+def test_files(tmp_path):
+    measured().to_parquet(tmp_path / "a.parquet")
+    measured().to_csv(tmp_path / "a.csv", index=False)
+    assert np.allclose(read_mixes(tmp_path / "a.csv"), read_mixes(tmp_path / "a.parquet"))
+    (tmp_path / "broken.parquet").write_text("x")
+    (tmp_path / "empty.csv").write_text("")
+    wrong = {"none.csv": "no such file", "a.txt": "ending '.txt'"}
+    wrong |= {"broken.parquet": "cannot be read", "empty.csv": "cannot be read as csv"}
+    for name, message in wrong.items():
+        with pytest.raises(InputError, match=message):
+            read_mixes(tmp_path / name)
+
+
+def run(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["synreal", "plan", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    return stopped.value.code
+
+
+def test_the_command_and_its_exit_status(tmp_path, monkeypatch, capsys):
+    measured().to_csv(tmp_path / "a.csv", index=False)
+    given = [tmp_path / "a.csv", "--price-real", 0.1, "--price-synthetic", 0.005, "--draws", 20]
+    assert run(monkeypatch, *given, "--budget", 50) == 0
+    said = capsys.readouterr().out
+    assert "real labels" in said and "gain over real only" in said and "misses" in said
+    assert run(monkeypatch, *given, "--target", 0.45) == 0
+    assert "is reached in 100%" in capsys.readouterr().out
+    assert run(monkeypatch, *given, "--target", 0.69) == 1
+    assert "No mix of up to 4,000 real and 4,000 synthetic" in capsys.readouterr().out
+    assert run(monkeypatch, *given) == 2
+    assert "either --budget or --target" in capsys.readouterr().err
+    assert run(monkeypatch, tmp_path / "b.csv", *given[1:], "--budget", 50) == 2
+    assert "no such file" in capsys.readouterr().err
