@@ -118,13 +118,12 @@ def test_figures_and_tables_say_what_was_measured(study, found):
     advantages = chapter.record_advantages(study, found, 0)
     past, gains = chapter.record_beyond(study, found, 0), chapter.record_improvements(study, found, 0)
     figure = views.curves(found, "probe")
-    assert [axes.get_title("left").split("\n")[0] for axes in figure.axes] == ["all classes", "tops"]
+    titles = [axes.get_title("left") or axes.get_title() for axes in figure.axes]
+    assert titles == ["all classes\nn = 200", f"tops\nn = {found.n('tops')}"]
     assert "all classes, 200 images: retrieved" in views.curves_alt(found, "probe")
     text = views.accuracy_table(found, "probe").loc[("tops", 200), "retrieved"]
     assert " ± " in text and views.accuracy_table(found, "probe").loc[("tops", 0), "unadapted"][0] == "0"
-    assert "of 4 " not in views.effects_alt(advantages, "x") and "8 intervals" in views.effects_alt(
-        advantages, "x"
-    )
+    assert "of 8 intervals" in views.effects_alt(advantages, "x")
     assert list(views.effect_table(past, ["task", "reading"]).columns) == ["difference", "95 % interval"]
     costs = pd.DataFrame(columns=["detail", "strength", "ci_low", "ci_high"])
     beside = views.beside_paper(advantages, past, gains, costs)["here"]
@@ -171,7 +170,7 @@ def test_sources_are_cleaned_alike_and_planned(tasks, tmp_path, monkeypatch):
     monkeypatch.setenv("SYNREAL_CACHE", str(tmp_path))
     corpus, embedded = sets.open_pool("scenes/upstream", 200, "CLIP-Real-3k")
     leaked = tasks[0].test.select(range(3)).remove_columns("id").add_column("id", ["a", "b", "c"])
-    synthetic = sets.concatenate_datasets([scene_set("train", 150), leaked])
+    synthetic = sets.concatenate_datasets([scene_set("train", 150, seed=5), leaked])
     family = sets.families(tasks[::-1])[0]
     assert [task.name for task in family] == ["all classes", "tops"]
     found = sets.make_sources(corpus, embedded, synthetic, family, 10, Filters())

@@ -95,7 +95,9 @@ def named_hierarchy(name: str, names: Sequence[str]) -> Hierarchy:
 def class_queries(names: Sequence[str]) -> list[ClassQuery]:
     """A query for each class; one that is part of another's name excludes it ("shirt" is no "t-shirt")."""
     return [
-        ClassQuery(name=name, exclude=tuple(other for other in names if name in other and name != other))
+        ClassQuery(
+            name=name, synonyms=(), exclude=tuple(other for other in names if name in other and name != other)
+        )
         for name in names
     ]
 

@@ -106,7 +106,7 @@ def advantages(table: pd.DataFrame) -> Figure:
 
 def effects_alt(table: pd.DataFrame, what: str) -> str:
     """How many intervals are above, below, and across 0."""
-    return f"Dots with error bars: {what}: {_signs(table)}."
+    return f"Dots with error bars: {what}; {_signs(table)}."
 
 
 def effect_table(table: pd.DataFrame, index: Sequence[str]) -> pd.DataFrame:
@@ -182,18 +182,17 @@ def beside_paper(
     """What P2 says of its figures, in words since its text prints no values, beside the same here."""
     own = improvements[improvements["source"] == "synthetic"]
     strong = costs[(costs["detail"] == "fine minus broad") & (costs["strength"] >= 0.6)]
-    here = {
-        "as many images": f"retrieved minus synthetic: {_signs(advantages)}",
-        "more synthetic images": f"retrieved minus synthetic: {_signs(beyond)}",
-        "against the model as it was": f"synthetic minus not adapted: {_signs(own)}",
-        "strength 0.6 and more": f"fine-grained loss minus broad loss: {_signs(strong)}",
-    }
+    measured = ["retrieved minus synthetic"] * 2 + [
+        "synthetic minus not adapted",
+        "fine loss minus broad loss",
+    ]
+    here = [_signs(table) for table in (advantages, beyond, own, strong)]
     lines = pd.concat([paper_table("P2", "fig2"), paper_table("P2", "fig4")]).set_index("finding")
-    return lines.assign(here=pd.Series(here))
+    return lines.assign(measured=measured, here=here)
 
 
 def _signs(table: pd.DataFrame) -> str:
     if table.empty:
         return "not measured"
     above, below = int((table["ci_low"] > 0).sum()), int((table["ci_high"] < 0).sum())
-    return f"{len(table)} intervals, {above} above 0, {below} below, the others hold 0"
+    return f"of {len(table)} intervals {above} above 0, {below} below"

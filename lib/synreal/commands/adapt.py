@@ -32,5 +32,5 @@ def adapt(
     from synreal.train.adapt import adaptation_named
 
     names = [query.name for query in read_classes(classes)]
-    sets = [open_images(place, names, count) for place in (images, test, probe or images)]
-    print(adapt_report(checkpoint, *sets, out, adaptation_named(recipe), seed))
+    learned, shown, probed = (open_images(place, names, count) for place in (images, test, probe or images))
+    print(adapt_report(checkpoint, learned, shown, probed, out, adaptation_named(recipe), seed))

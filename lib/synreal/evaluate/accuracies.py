@@ -73,7 +73,9 @@ class Accuracies:
 
 def accuracies(runs: Sequence[Adapted], tasks: Sequence[Task], draws: int, seed: int = 0) -> Accuracies:
     """The accuracies of all runs; runs that differ in the seed alone are repeats of each other."""
-    rows, means, drawn = [], {}, {}
+    rows: list[dict[str, object]] = []
+    means: dict[Key, np.ndarray] = {}
+    drawn: dict[Key, np.ndarray] = {}
     for task in tasks:
         repeats = _repeats([run for run in runs if run.task == task.name])
         resampled = resampled_means(repeats, task.clusters, draws, seed)

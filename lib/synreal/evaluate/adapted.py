@@ -18,9 +18,9 @@ from synreal.errors import InputError
 from synreal.evaluate.predictions import Predictions
 from synreal.models.classifier import LinearClassifier, class_columns
 from synreal.models.load import load_classifier
+from synreal.models.tower import ImageTower
 from synreal.paths import cache_dir
 from synreal.train.adapt import SCENES, Adaptation, adapt, linear_probe
-from synreal.train.realtune import head_name
 
 READINGS = ("zero-shot", "probe")
 
@@ -86,7 +86,8 @@ def labels_of(images: Dataset) -> Tensor:
 @torch.no_grad()
 def head_logits(classifier: LinearClassifier, features: Tensor) -> Tensor:
     """The scores of the classifier's own head, float32 [N, C], of features already computed."""
-    head = classifier.module.get_submodule(head_name(classifier))
+    module = classifier.module
+    head = module.head if isinstance(module, ImageTower) else module.get_classifier()  # type: ignore[operator]
     return head(features)[:, class_columns(classifier.card, classifier.class_names)]
 
 

@@ -42,33 +42,45 @@ def perturbation_costs(
     draws: int = 2000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """One row per strength and detail: strength, detail, accuracy, sd, cost, ci_low, ci_high, seeds, n.
+    """One row per detail and strength: accuracy, sd, cost, ci_low, ci_high, seeds and n.
 
     runs: predictions by strength, one per training; strength 0 are the unperturbed images. detail: fine,
     broad, and "fine minus broad", whose intervals take the two as independent. cost: accuracy at strength 0
     minus accuracy; its interval resamples images and trainings.
     """
-    values, drawn, rows = {}, {}, []
-    for detail in DETAILS:
-        hits = {strength: _hits(detail, repeats, hierarchy, group) for strength, repeats in runs.items()}
-        values |= {(detail, strength): frame.mean() for strength, frame in hits.items()}
-        own = resampled_means(hits, clusters, draws, seed + DETAILS.index(detail))
-        drawn |= {(detail, strength): own[0] - means for strength, means in own.items()}
-        n = len(hits[0])
-        rows += [
-            _row(strength, detail, values[detail, 0].mean() - means.mean(), drawn[detail, strength])
-            | {"accuracy": means.mean(), "sd": means.std(), "seeds": len(means), "n": n}
-            for strength, means in ((s, values[detail, s]) for s in runs)
-        ]
-    cost = {(row["detail"], row["strength"]): row["cost"] for row in rows}
-    smaller = min(row["n"] for row in rows)
-    rows += [
-        _row(s, "fine minus broad", cost["fine", s] - cost["broad", s], drawn["fine", s] - drawn["broad", s])
-        | {"accuracy": np.nan, "sd": np.nan, "seeds": len(runs[s]), "n": smaller}
-        for s in runs
-        if s
-    ]
-    return pd.DataFrame(rows)
+    fine, broad = (
+        _costs(
+            {s: _hits(detail, repeats, hierarchy, group) for s, repeats in runs.items()},
+            clusters,
+            draws,
+            place,
+        )
+        for place, detail in enumerate(DETAILS, start=2 * seed)
+    )
+    both = pd.DataFrame({"cost": fine["cost"] - broad["cost"], "draws": fine["draws"] - broad["draws"]})
+    both["n"], both["seeds"] = np.minimum(fine["n"], broad["n"]), fine["seeds"]
+    parts = {"fine": fine, "broad": broad, "fine minus broad": both.drop(0.0)}
+    table = pd.concat(parts, names=["detail", "strength"]).reset_index()
+    bounds = pd.DataFrame([percentile_interval(drawn) for drawn in table.pop("draws")])
+    table["ci_low"] = np.fmin(bounds[0], table["cost"]).where(table["strength"] > 0)
+    table["ci_high"] = np.fmax(bounds[1], table["cost"]).where(table["strength"] > 0)
+    return table
+
+
+def _costs(
+    hits: dict[float, pd.DataFrame], clusters: pd.Series | None, draws: int, seed: int
+) -> pd.DataFrame:
+    """By strength: accuracy, sd, cost, its bootstrap draws, seeds and n."""
+    drawn, shares = (
+        resampled_means(hits, clusters, draws, seed),
+        {s: frame.mean() for s, frame in hits.items()},
+    )
+    rows = {
+        s: {"accuracy": own.mean(), "sd": own.std(), "cost": shares[0].mean() - own.mean()}
+        | {"draws": drawn[0] - drawn[s], "seeds": len(own), "n": len(hits[s])}
+        for s, own in shares.items()
+    }
+    return pd.DataFrame.from_dict(rows, orient="index")
 
 
 def _hits(detail: str, repeats: Sequence[Predictions], hierarchy: Hierarchy, group: str) -> pd.DataFrame:
@@ -77,13 +89,3 @@ def _hits(detail: str, repeats: Sequence[Predictions], hierarchy: Hierarchy, gro
         for one in repeats
     ]
     return pd.concat(columns, axis=1, keys=range(len(columns))).sort_index()
-
-
-def _row(strength: float, detail: str, cost: float, draws: np.ndarray) -> dict[str, object]:
-    low, high = percentile_interval(draws)
-    bounds = (
-        {"ci_low": min(low, cost), "ci_high": max(high, cost)}
-        if strength
-        else {"ci_low": np.nan, "ci_high": np.nan}
-    )
-    return {"strength": strength, "detail": detail, "cost": cost, **bounds}
