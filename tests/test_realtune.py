@@ -101,6 +101,26 @@ def test_clip_begins_with_its_zero_shot_answers(checkpoints, tmp_path):
     assert (tmp_path / "out" / "model.safetensors").stat().st_size < 100_000  # no text tower
 
 
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"templates": ("one {}.",)}, "templates are needed by a zero-shot head, and by no other"),
+        ({"tokenizer": "words"}, "tokenizer and prompt_names belong to a zero-shot head"),
+        ({"class_names": ("coat", "bag")}, r"head.weight \[3, 16\], expected \[2, 16\]"),
+        ({"architecture_args": TINY_CLIP | {"embed_dim": 8}}, r"of another shape: head.weight"),
+        (
+            {"activation": "gelu", "architecture_args": TINY_CLIP | {"quick_gelu": True}},
+            "says quick_gelu: True",
+        ),
+    ],
+)
+def test_the_card_of_an_image_tower_is_checked_as_strictly_as_others(checkpoints, change, told, tmp_path):
+    card = tune_checkpoint(checkpoints["clip"], images(), tmp_path, "head", RECIPE)
+    (tmp_path / "card.yaml").write_text(card.model_copy(update=change).to_yaml())
+    with pytest.raises(InputError, match=told):
+        load_classifier(tmp_path)
+
+
 def test_flyp_tunes_both_towers_and_stays_zero_shot(checkpoints, tmp_path):
     card = tune_checkpoint(checkpoints["clip"], images(), tmp_path / "out", "flyp", RECIPE)
     assert card.head == "zero-shot" and card.templates == CLIP.templates

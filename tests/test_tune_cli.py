@@ -72,6 +72,9 @@ def test_without_validation_recipe_and_losses_are_reported(tune, tmp_path):
     training = json.loads((tmp_path / "out" / "report.json").read_text())["training"]
     assert (training["method"], training["seed"], training["batch_size"]) == ("head", 3, 32)
     assert not (tmp_path / "out" / "gains.csv").exists()
+    table = pd.read_csv(tmp_path / "out" / "training.csv")
+    losses = pd.read_csv(tmp_path / "out" / "losses.csv")
+    assert table.to_dict("list") == losses.to_dict("list") and len(losses) == 4
 
 
 @pytest.mark.parametrize(

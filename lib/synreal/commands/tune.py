@@ -1,11 +1,14 @@
 """`synreal tune`: repair a classifier with a little labelled data, and say what that changed."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from synreal.errors import InputError
+
+if TYPE_CHECKING:
+    from synreal.train.tune import Method
 
 VALIDATION = 2_000  # scenes, where a set to measure on is scenes/SPLIT
 
@@ -38,7 +41,8 @@ def tune(
 ) -> None:
     """Tune a classifier on a few labelled images and report what changed.
 
-    The folder becomes a checkpoint with its card, the curves and report.md, gains.csv and report.json.
+    The folder becomes a checkpoint with its card and curves; report.md, report.json and CSV files say what
+    was gained and what was lost.
     Run it under `accelerate launch` for several GPUs.
     Exit status: 0 done, 2 bad input.
     """
@@ -55,7 +59,8 @@ def tune(
     )  # fmt: skip
     tried = open_world(validation, VALIDATION) if validation else None
     others = {name: open_world(place, VALIDATION) for name, place in pairs}
-    print(realtune(checkpoint, world, out, method, chosen, tried, others, device))
+    named = cast("Method", method)  # `tune` refuses another, and names those there are
+    print(realtune(checkpoint, world, out, named, chosen, tried, others, device))
 
 
 def _named(text: str) -> tuple[str, str]:

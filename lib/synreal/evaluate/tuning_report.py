@@ -11,14 +11,15 @@ from synreal.evaluate.examine import examine
 from synreal.evaluate.forgetting import BeforeAfter, forgetting, gains
 from synreal.evaluate.guard import refuse_overlap
 from synreal.models.card import Card
-from synreal.train.curve import CURVE_FILE
+from synreal.train.curve import CURVE_FILE, LOSS_FILE
 from synreal.train.realtune import open_card, tune_checkpoint
 from synreal.train.recipes import Recipe
 from synreal.train.state import write_whole
 from synreal.train.tune import Method
 from synreal.train.watching import accuracy_watch
 
-REPORT, GAINS, FORGETTING, SUMMARY = "report.md", "gains.csv", "forgetting.csv", "report.json"
+REPORT, SUMMARY = "report.md", "report.json"
+TRAINING, GAINS, FORGETTING = "training.csv", "gains.csv", "forgetting.csv"
 LOOKS = 10  # at the accuracy on validation images, spread over the training
 WATCHED = 1_000  # validation images of a look
 
@@ -35,9 +36,10 @@ def realtune(
 ) -> Path:
     """Tune a checkpoint into folder `out`, and return the report there.
 
-    With `validation`: the accuracy on it while training, and what each accuracy gained (`gains.csv`: overall,
-    fine-grained and per factor, as far as the world knows them). `known`: sets whose accuracy may be lost
-    (`forgetting.csv`). `report.json` holds recipe and result.
+    `training.csv`: the loss over the training, and the accuracy on `validation`. `gains.csv`: what each
+    accuracy on `validation` gained, overall, fine-grained and per factor, as far as the world knows them.
+    `forgetting.csv`: the same overall for `known`, sets whose accuracy may be lost. `report.json`: all of it,
+    and how the checkpoint was tuned.
     Raises InputError for a validation image among those to tune on, and as `tune_checkpoint` does.
     """
     card = open_card(checkpoint)
@@ -48,7 +50,7 @@ def realtune(
         watch = accuracy_watch(card, first)
     every = max(1, recipe.steps // LOOKS)
     tuned = tune_checkpoint(checkpoint, images.images, out, method, recipe, watch, every)
-    tables = {"What tuning took": out / CURVE_FILE}
+    tables = {"Training": _training_table(out, every)}
     if validation:
         pair = _before_after(checkpoint, out, validation, device)
         world = (validation.hierarchy, validation.factors, validation.clusters)
@@ -59,6 +61,15 @@ def realtune(
         forgetting(pairs).to_csv(out / FORGETTING, index=False)
         tables["What was known before"] = out / FORGETTING
     return _write(out, tuned, tables)
+
+
+def _training_table(out: Path, every: int) -> Path:
+    """The mean loss of every `every` steps, beside what was watched at their end."""
+    losses, looks = (pd.read_csv(out / name) for name in (LOSS_FILE, CURVE_FILE))
+    last = (losses["step"].add(every - 1) // every * every).clip(upper=losses["step"].max())
+    mean = losses["loss"].groupby(last).mean().reset_index()
+    mean.merge(looks, on="step", how="outer").to_csv(out / TRAINING, index=False)
+    return out / TRAINING
 
 
 def _before_after(checkpoint: str | Path, out: Path, world: World, device: str) -> BeforeAfter:

@@ -66,9 +66,7 @@ class Batches(Dataset):
             yield from (self.rows(step)[part] for step, part in places)
             return
         workers = max(1, len(os.sched_getaffinity(0)) // self.processes)
-        loader = DataLoader(
-            self, batch_size=None, sampler=places, num_workers=workers, pin_memory=pinned, prefetch_factor=4
-        )  # type: ignore[arg-type]
+        loader = DataLoader(self, batch_size=None, sampler=places, num_workers=workers, pin_memory=pinned)
         for batch in loader:
             if isinstance(batch, InputError):
                 raise batch

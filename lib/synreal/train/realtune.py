@@ -54,9 +54,11 @@ def tune_checkpoint(
     """
     classifier = load_classifier(open_card(checkpoint))
     recipe = recipe or default_recipe(classifier.card, len(images))
-    inputs = {"checkpoint": classifier.model_hash, "images": image_set_hash(images), "method": method}
     check_images(images, classifier.card)
-    inputs |= {"recipe": asdict(recipe)}
+    inputs = {
+        "checkpoint": classifier.model_hash, "images": image_set_hash(images), "method": method,
+        "recipe": asdict(recipe),
+    }  # fmt: skip
     if (out / CARD_FILE).exists():
         check_same_run(out / RUN_FILE, inputs)
         return load_card(out)
