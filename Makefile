@@ -47,12 +47,13 @@ test: install  ## everything: style, types, stored outputs of the notebooks, the
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest --nbval-lax --nbval-current-env notebooks
+	$(BIN)/pytest -n 2 --dist loadfile --nbval-lax --nbval-current-env notebooks
 	$(BIN)/pytest -n 2 --dist loadfile tests
 
 .PHONY: zoo
 zoo: install  ## train the shipped models again from nothing; goes on when interrupted
 	$(BIN)/python -m synreal.train.zoo
+	$(BIN)/python -m synreal.text.zoo
 
 .PHONY: store
 store: install  ## execute every notebook and store its outputs in notebooks/, for a commit
