@@ -58,7 +58,7 @@ def test_the_report_says_what_tuning_gave_and_took(tune, tmp_path):
     curve = pd.read_csv(folder / "curve.csv")
     assert curve["accuracy"].iloc[[0, -1]].tolist() == pytest.approx([overall["before"], overall["after"]])
     summary = json.loads((folder / "report.json").read_text())
-    assert summary["training"]["learning_rate"] == 0.01 and len(summary["gains"]) == len(gains)
+    assert summary["settings"]["learning_rate"] == 0.01 and len(summary["gains"]) == len(gains)
     page = (folder / "report.md").read_text()
     for text in ("# out", "tuned_from", "## What tuning gave on scenes/val", "## What was known before"):
         assert text in page
@@ -69,8 +69,8 @@ def test_the_report_says_what_tuning_gave_and_took(tune, tmp_path):
 def test_without_validation_recipe_and_losses_are_reported(tune, tmp_path):
     status, _, _ = tune("--recipe", "scenes-vit", "--method", "head", "--seed", "3")
     assert status == 0
-    training = json.loads((tmp_path / "out" / "report.json").read_text())["training"]
-    assert (training["method"], training["seed"], training["batch_size"]) == ("head", 3, 32)
+    made = json.loads((tmp_path / "out" / "report.json").read_text())["settings"]
+    assert (made["method"], made["seed"], made["batch_size"]) == ("head", 3, 32)
     assert not (tmp_path / "out" / "gains.csv").exists()
     table = pd.read_csv(tmp_path / "out" / "training.csv")
     losses = pd.read_csv(tmp_path / "out" / "losses.csv")

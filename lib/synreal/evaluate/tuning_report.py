@@ -82,7 +82,7 @@ def _write(out: Path, card: Card, tables: Mapping[str, Path]) -> Path:
     numbers = {
         file.stem: json.loads(frames[title].to_json(orient="records")) for title, file in tables.items()
     }
-    write_whole(out / SUMMARY, json.dumps({"training": made} | numbers, indent=1))
+    write_whole(out / SUMMARY, json.dumps({"settings": made} | numbers, indent=1))
     parts = [f"# {card.name}", pd.Series(made, name="value").rename_axis("setting").to_markdown()]
     for title, frame in frames.items():
         parts += [f"## {title}", frame.dropna(axis=1, how="all").to_markdown(index=False, floatfmt=".4g")]
