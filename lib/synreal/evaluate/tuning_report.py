@@ -85,6 +85,9 @@ def _write(out: Path, card: Card, tables: Mapping[str, Path]) -> Path:
     write_whole(out / SUMMARY, json.dumps({"settings": made} | numbers, indent=1))
     parts = [f"# {card.name}", pd.Series(made, name="value").rename_axis("setting").to_markdown()]
     for title, frame in frames.items():
-        parts += [f"## {title}", frame.dropna(axis=1, how="all").to_markdown(index=False, floatfmt=".4g")]
+        parts += [
+            f"## {title}",
+            frame.dropna(axis=1, how="all").to_markdown(index=False, floatfmt=".4g", missingval=""),
+        ]
     write_whole(out / REPORT, "\n\n".join(parts) + "\n")
     return out / REPORT
