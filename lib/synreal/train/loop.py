@@ -58,7 +58,9 @@ def fit(
     losses: list[float] = []
     with run.own_random_state():
         run.look(last=run.start == recipe.steps)
-        for step in trange(run.start, recipe.steps, desc=title, mininterval=5, disable=not run.main):
+        # said only where it is so: the variable TQDM_DISABLE decides otherwise
+        hidden = {} if run.main else {"disable": True}
+        for step in trange(run.start, recipe.steps, desc=title, mininterval=5, **hidden):
             losses.append(run.step(step, batches.shares(step), ahead))
             run.look(last=step + 1 == recipe.steps)
             if (step + 1) % recipe.checkpoint_every == 0:
