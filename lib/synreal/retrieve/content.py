@@ -21,8 +21,6 @@ SAME = 0.98  # cosine; half precision and other decoders stay above 0.999, other
 class Content(Protocol):
     """One kind of content; rows are those of an image set whose images are not decoded."""
 
-    columns: tuple[str, ...]
-
     def read(self, row: Row) -> Any:
         """The content of a row; raises one of DECODING_ERRORS where there is none."""
 
@@ -35,8 +33,6 @@ class Content(Protocol):
 
 class Images:
     """The images, decoded."""
-
-    columns = ("image",)
 
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
@@ -59,8 +55,6 @@ class Images:
 class CaptionTexts:
     """The captions."""
 
-    columns = ("caption",)
-
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
 
@@ -80,17 +74,17 @@ class Carried:
     """Vectors in a column of the corpus."""
 
     def __init__(self, column: str) -> None:
-        self.columns = (column,)
+        self.column = column
 
     def read(self, row: Row) -> np.ndarray:
-        vector = np.asarray(row[self.columns[0]] or [], np.float32)
+        vector = np.asarray(row[self.column] or [], np.float32)
         length = np.linalg.norm(vector)
         if not np.isfinite(length) or length == 0:
-            raise ValueError(f"column {self.columns[0]} holds no vector, or one that is not finite or zero")
+            raise ValueError(f"column {self.column} holds no vector, or one that is not finite or zero")
         return vector / length
 
     def stamp(self, row: Row) -> bytes:
-        return np.asarray(row[self.columns[0]] or [], np.float32).tobytes()
+        return np.asarray(row[self.column] or [], np.float32).tobytes()
 
     def encode(self, contents: Sequence[np.ndarray]) -> np.ndarray:
         return np.stack(contents)
@@ -101,7 +95,7 @@ def check_carried(rows: datasets.Dataset, carried: Carried, computed: Content, e
 
     Vectors of another model are not told by their shape, so a few are made again.
     """
-    column = carried.columns[0]
+    column = carried.column
     pairs = list(_both(rows.select(range(min(SEARCHED, len(rows)))), carried, computed))[:COMPARED]
     if not pairs:
         raise InputError(f"column {column}: no vector beside an image in the first {SEARCHED} rows to check")

@@ -81,7 +81,7 @@ def _claim(folder: Path, encoder: Encoder, what: What, shard: int, count: int) -
 def _content_of(
     images: datasets.Dataset, encoder: Encoder, what: What, column: str | None
 ) -> tuple[datasets.Dataset, Content]:
-    computed = Images(encoder) if what == "image" else CaptionTexts(encoder)
+    computed: Content = Images(encoder) if what == "image" else CaptionTexts(encoder)
     names = list(dict.fromkeys(["id", what, column or what]))
     rows = images.select_columns(names)
     if what == "image":
@@ -98,7 +98,9 @@ def _embed_shard(rows: datasets.Dataset, content: Content, size: int, folder: Pa
     if record.exists() and json.loads(record.read_text())["content"] == stamp:
         return
     record.unlink(missing_ok=True)  # its vectors are about to be replaced
-    ids, missing, parts = [], {}, [np.empty((0, size), np.float16)]
+    ids: list[str] = []
+    missing: dict[str, str] = {}
+    parts = [np.empty((0, size), np.float16)]
     for batch in rows_of(rows):
         good, contents, bad = read_all(batch, content)
         ids, missing = ids + good, missing | bad

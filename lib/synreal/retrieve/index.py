@@ -4,14 +4,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import faiss
 import numpy as np
 
 from synreal.errors import InputError
 from synreal.retrieve.embeddings import Embeddings, What
-from synreal.retrieve.plan import ivf_pq_shape
+from synreal.retrieve.plan import TRAINING_ROUNDS, ivf_pq_shape
 
 Kind = Literal["auto", "flat", "ivf-pq"]
 EXACT_UP_TO = 1_000_000  # items
@@ -150,7 +150,8 @@ def _trained(embeddings: Embeddings) -> faiss.Index:
     shape = ivf_pq_shape(len(embeddings), embeddings.size)
     # "np": without polysemous training, a slow optimisation of codes that this search does not use.
     name = f"IVF{shape.lists},PQ{shape.code_bytes}np"
-    index = faiss.index_factory(embeddings.size, name, faiss.METRIC_INNER_PRODUCT)
+    index: Any = faiss.index_factory(embeddings.size, name, faiss.METRIC_INNER_PRODUCT)
+    index.pq.cp.niter = TRAINING_ROUNDS
     generator = np.random.default_rng(0)
     chosen = np.sort(generator.choice(len(embeddings), shape.training, replace=False))
     index.train(embeddings.take([embeddings.ids[row] for row in chosen]))

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from synreal.errors import InputError
 
-TRAINING_ROUNDS = 10  # of FAISS's k-means for the lists
+TRAINING_ROUNDS = 10  # of k-means, for the lists and for the codes
 CODEWORDS = 256  # per sub-vector: one byte
 ID_BYTES = 8  # that FAISS stores beside a code
 
@@ -39,6 +39,11 @@ class Rates:
     gflops: float  # 1e9 multiplications and additions a second, comparing vectors with centres or each other
     codes: float  # compressed items that a search looks at in a second
     encoder_gflops: float  # the same as gflops, in the image tower of a CLIP model
+
+
+MEASURED = Rates(gflops=22.9, codes=5.1e6, encoder_gflops=52.4)  # one core of an AMD EPYC, float32
+LAION_2B = 2_320_000_000  # pairs of image and English caption
+VIT_L_14_SIZE, VIT_L_14_GFLOPS = 768, 162.0  # dimensions; per image of 224 x 224 pixels
 
 
 @dataclass(frozen=True)
@@ -82,6 +87,15 @@ def plan(
     )
 
 
+def laion_plans() -> dict[str, Plan]:
+    """Plans for LAION-2B and 10,000 texts, on machines with cores as in `MEASURED`."""
+    machines = {"1 node, 2 cores": (2, 1), "1 node, 64 cores": (64, 1), "8 nodes, 64 cores each": (64, 8)}
+    return {
+        name: plan(LAION_2B, VIT_L_14_SIZE, VIT_L_14_GFLOPS, 10_000, MEASURED, cores, nodes)
+        for name, (cores, nodes) in machines.items()
+    }
+
+
 def plan_table(plans: dict[str, Plan]) -> str:
     """Plans side by side as a Markdown table, one column each."""
     rows = {
@@ -109,4 +123,6 @@ def _bytes(count: float) -> str:
 def _hours(hours: float) -> str:
     if hours < 1 / 60:
         return f"{hours * 3600:.2g} s"
+    if hours >= 100:
+        return f"{float(f'{hours:.3g}'):,.0f} h"
     return f"{hours:.3g} h" if hours >= 1 else f"{hours * 60:.2g} min"
