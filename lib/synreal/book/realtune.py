@@ -19,6 +19,7 @@ or RealTune; `<role>` is a checkpoint, `<kind>` such as ViT-Syn the mean over th
 | `epochs_effect` | accuracy after the longest tuning minus that after the usual one | "<kind>" |
 | `forgetting` | accuracy on what the model knew, tuned minus vanilla | "<role>, <method>" |
 
+<factor>: brighter, darker, larger, smaller, person_blocking, as in P1's Tables 2 and 5.
 <when>: Vanilla, RealTune, or "RealTune against Vanilla", in which only the synthetic classifier is tuned.
 """
 
@@ -33,7 +34,6 @@ from synreal.data.worlds import World
 from synreal.errors import InputError
 from synreal.evaluate.predictions import Predictions
 from synreal.evaluate.repeated import Estimate, Repeated, Statistic
-from synreal.evaluate.statistics import with_holm
 from synreal.synbench.rare import RARE
 
 SETTINGS = ("Vanilla", "SynTune", "RealTune")
@@ -69,10 +69,8 @@ class Recorder:
         self.factors = list(factors)
 
     def record(self, rows: Iterator[dict]) -> pd.DataFrame:
-        """The rows as a table with p_holm, adjusted across the factors of one model; each is recorded."""
+        """The rows as a table; each is recorded."""
         table = pd.DataFrame(rows)
-        table["family"] = table["model"] + table["metric"].str.partition("/")[0]
-        table = with_holm(table, "family").drop(columns="family")
         for row in table.to_dict("records"):
             known = np.isfinite(row["value"])
             self.study.record(
@@ -90,7 +88,7 @@ class Recorder:
     def row(self, metric: str, model: str, found: Estimate, source: tuple[str, str]) -> dict:
         """source: name and group of the metric whose images the estimate rests on."""
         note = self.repeated.too_few(*source)
-        own = Estimate(found.value, np.nan, np.nan, np.nan, found.seeds) if note else found
+        own = Estimate(found.value, np.nan, np.nan, found.seeds) if note else found
         place = {"metric": metric, "model": model, "group": source[1], "n": self.repeated.n(*source)}
         return place | vars(own) | {"note": note}
 
@@ -149,12 +147,12 @@ def _pairs(recorder: Recorder, pairs: Mapping[str, tuple[str, str]]) -> Iterator
         value, source = repeated.metrics[metric, group].value, (metric, group)
         for title, (real, synthetic) in pairs.items():
             for when, settings in WHEN.items():
-                models = [named(role, own) for role, own in zip((real, synthetic), settings, strict=True)]
+                first, second = named(real, settings[0]), named(synthetic, settings[1])
                 if stem == "factor":
-                    found = repeated.difference(metric, *models[::-1], group)
+                    found = repeated.difference(metric, second, first, group)
                     yield recorder.row(f"factor_gap/{group}/{when}", title, found, source)
                 else:
-                    found = repeated.difference(metric, *models, group)
+                    found = repeated.difference(metric, first, second, group)
                     yield recorder.row(f"{stem}_gap/{when}", title, found, source)
             if stem != "factor":
                 order = [named(role, own) for own in SETTINGS[::-2] for role in (real, synthetic)]
@@ -219,9 +217,9 @@ def contrasts(roles: Sequence[str], first: str, second: str) -> dict[str, tuple[
 def recorder_of(
     study: Study, models: Mapping[str, Sequence[Predictions]], world: World, draws: int, seed: int
 ) -> Recorder:
-    """A recorder of models on a world; of each model one Predictions per seed."""
+    """A recorder of models on a world, of each model one Predictions per seed; factors are those of RARE."""
     repeated = Repeated.of(models, world.hierarchy, world.factors, world.clusters, draws, seed)
-    factors = [] if world.factors is None else list(world.factors)
+    factors = [] if world.factors is None else [factor for factor in RARE if factor in world.factors]
     return Recorder(study, repeated, world.name, factors, seed)
 
 

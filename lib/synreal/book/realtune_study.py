@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import pandas as pd
 from datasets import Dataset
@@ -103,4 +102,4 @@ class Setup:
     def _recipe(self, role: str) -> Recipe:
         if self.steps:
             return replace(SHORT, steps=self.steps)
-        return default_recipe(load_card(Path(self.checkpoints[role])), self.images)
+        return default_recipe(load_card(self.checkpoints[role]), self.images)

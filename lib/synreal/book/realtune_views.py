@@ -1,18 +1,20 @@
 """Tables, figures and words of the chapter 03_realtune, from what it recorded."""
 
+from collections.abc import Mapping
+
 import pandas as pd
 from matplotlib.figure import Figure
 
+from synreal.book.classifier_views import PAPER_PAIRS
 from synreal.book.papers import paper_table
 from synreal.book.plots import PALETTE, forest
 from synreal.book.realtune import SETTINGS, by_kind
+from synreal.synbench.rare import RARE
 
 COLOURS = {"Vanilla": "#222222", "SynTune": PALETTE["synthetic"], "RealTune": PALETTE["real-tuned"]}
 WHEN_COLOURS = {
     "Vanilla": "#222222", "RealTune": PALETTE["real-tuned"], "RealTune against Vanilla": PALETTE["real"],
 }  # fmt: skip
-FACTORS = ("brighter", "darker", "larger", "smaller", "person_blocking")  # of P1's Tables 2 and 5
-PAPER_GAINS = {"ViT-Syn": ("ViT-Syn-1M", "ViT-Syn-2M"), "CLIP-Syn": ("CLIP-Syn-371M",)}
 TUNED_TABLES = {"ViT-Syn": "table5_tuned", "CLIP-Syn": "table2_tuned"}
 
 
@@ -91,24 +93,28 @@ def alt_text(table: pd.DataFrame) -> str:
     )
 
 
-def beside_paper(settings: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
+def beside_paper(
+    settings: pd.DataFrame, gaps: pd.DataFrame, pairs: Mapping[str, tuple[str, str]]
+) -> pd.DataFrame:
     """What P1 prints of Figure 6 and Tables 2 and 5 beside the same quantity here, as fractions."""
+    gains = paper_table("P1", "fig6_gains").set_index("model")["gain"]
+    # A synthetic checkpoint in two pairs of the paper is one line.
+    twins = {PAPER_PAIRS[title][1]: pair[1] for title, pair in pairs.items() if title in PAPER_PAIRS}
     rows = [
-        {"what": f"gain of {name} by RealTune", "here": _of(settings, "accuracy_gain", f"{kind} (RealTune)")}
-        | {"P1": _printed("fig6_gains", name, "gain")}
-        for kind, names in PAPER_GAINS.items()
-        for name in names
+        {"what": f"gain of {role}, RealTune", "here": _of(settings, "accuracy_gain", f"{role} (RealTune)")}
+        | {"P1": f"{gains[twin]:+.3f} ({twin})"}
+        for twin, role in twins.items()
     ]
     for line in paper_table("P1", "fig6_gaps").itertuples():
-        here = _of(pairs, f"accuracy_gap/{line.when}", line.pair)
+        here = _of(gaps, f"accuracy_gap/{line.when}", line.pair)
         rows.append({"what": f"{line.pair}, {line.when}", "here": here, "P1": f"{line.gap:+.3f}"})
     for kind, table in TUNED_TABLES.items():
-        for factor in FACTORS:
+        for factor in RARE:
             here = _of(settings, f"factor_gain/{factor}", f"{kind} (RealTune)")
             change = float(paper_table("P1", table).set_index("tuning")[factor].loc["random"]) - float(
                 paper_table("P1", table.removesuffix("_tuned")).set_index("model")[factor].iloc[-1]
             )
-            rows.append({"what": f"{kind}, {factor}: change of relative accuracy", "here": here}
+            rows.append({"what": f"{kind} on {factor}, change", "here": here}
                         | {"P1": f"{change:+.3f}"})  # fmt: skip
     return pd.DataFrame(rows).set_index("what")
 
@@ -116,10 +122,6 @@ def beside_paper(settings: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
 def _of(table: pd.DataFrame, metric: str, model: str) -> str:
     own = table[(table["metric"] == metric) & (table["model"] == model)]
     return estimate(own.iloc[0]) if len(own) else "not measured"
-
-
-def _printed(table: str, model: str, column: str) -> str:
-    return f"{float(paper_table('P1', table).set_index('model')[column].loc[model]):+.3f}"
 
 
 def pattern_of_p1(table: pd.DataFrame) -> pd.DataFrame:

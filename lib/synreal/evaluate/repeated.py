@@ -28,12 +28,11 @@ Statistic = Callable[..., np.ndarray]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over seeds with its 95 % interval and the p value of "it is 0"; NaN where draws never vary."""
+    """A mean over so many seeds with its 95 % interval; bounds are NaN where the draws never vary."""
 
     value: float
     ci_low: float
     ci_high: float
-    p: float
     seeds: int
 
 
@@ -122,8 +121,7 @@ def _estimate(values: np.ndarray, drawn: np.ndarray, units: int) -> Estimate:
     trainings = float(values.var(ddof=1)) / seeds if seeds > 1 else 0.0
     spread = (photographs + trainings) ** 0.5
     if not np.isfinite(value) or spread <= ROUNDING:
-        return Estimate(value, np.nan, np.nan, np.nan, seeds)
+        return Estimate(value, np.nan, np.nan, seeds)
     freedom = spread**4 / (photographs**2 / (units - 1) + trainings**2 / max(seeds - 1, 1))
     reach = float(t.ppf(0.975, freedom)) * spread
-    p = 2 * float(t.sf(abs(value) / spread, freedom))
-    return Estimate(value, value - reach, value + reach, p, seeds)
+    return Estimate(value, value - reach, value + reach, seeds)

@@ -7,7 +7,11 @@ import numpy as np
 import pandas as pd
 from datasets import Dataset
 
+from synreal.data.imageset import class_names
+from synreal.data.worlds import World
 from synreal.errors import InputError
+from synreal.synbench.backends import open_measures
+from synreal.synbench.study import measure_all
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,19 @@ RARE: Mapping[str, Rare] = {  # by the factor of ImageNet-X that it stands for (
     "smaller": Rare("object scale", high=False),
     "person_blocking": Rare("person blocking", high=True),
 }
+
+
+def rare_values(world: World, detector: str, device: str = "cpu") -> pd.DataFrame:
+    """What the measures of RARE say of each image: a column each, indexed by image id, kept on disk.
+
+    Raises InputError when the detector cannot be loaded, and when a measure fails.
+    """
+    measures = open_measures(class_names(world.images), detector=detector, device=device)
+    found = measure_all(world, measures)
+    if found.failures:
+        reasons = "; ".join(f"{name}: {why}" for name, why in found.failures.items())
+        raise InputError(f"{world.name}: {reasons}; rare images cannot be chosen without these measures")
+    return found.values
 
 
 def rare_images(images: Dataset, values: pd.Series, rare: Rare, budget: int, seed: int = 0) -> Dataset:
