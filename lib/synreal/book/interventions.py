@@ -41,9 +41,11 @@ def record_dial(study: Study, outcomes: Outcomes, test: TestSet, seed: int) -> p
     for defects in outcomes:
         name, _, dose = defects.describe().partition(" ")
         rows += _rows_of_defect(outcomes, test, defects, name, float(dose)) if dose else []
-    for name in dict.fromkeys(row["defect"] for row in rows):
+    for name in dict.fromkeys(str(row["defect"]) for row in rows):
         rows += _rows_of_defect(outcomes, test, Defects(), name, 0.0)
-    table = pd.DataFrame(rows).sort_values(["defect", "dose"], kind="stable", ignore_index=True)
+    order = {name: place for place, name in enumerate(MATCHING)}
+    rows.sort(key=lambda row: (order[str(row["defect"])], row["dose"]))
+    table = pd.DataFrame(rows)
     for row in table[table["dose"] > 0].to_dict("records"):
         metric = "repair/matching" if row["stage"] == "repair" else f"accuracy_change/{row['probe']}"
         stage = "" if row["stage"] == "repair" else row["stage"]
@@ -72,7 +74,7 @@ def dial_verdicts(table: pd.DataFrame, tolerance: float) -> pd.DataFrame:
     interval lies within the tolerance, and x is its farther end. "undecided" otherwise.
     """
     full = table[table["dose"] == table.groupby("defect")["dose"].transform("max")]
-    picked = {key: rows.set_index("defect") for key, rows in full.groupby(["stage", "probe"])}
+    picked = {key: rows.set_index("defect") for key, rows in full.groupby(["stage", "probe"], sort=False)}
     main = picked["", "matching"]
     adjusted = holm(main["p"].to_numpy())
     verdict = [_verdict(row, p, tolerance) for row, p in zip(main.to_dict("records"), adjusted, strict=True)]

@@ -90,6 +90,9 @@ def size_curves(
         for source, curve in zip(("real", "synthetic"), curves[name], strict=True):
             _curve(axes, table, source, curve)
         axes.set(title=f"{name} (n = {n[name]:,})", xscale="log", xlabel="training images", ylabel="accuracy")
+        sizes = sorted({*table["n_real"], *table["n_syn"]} - {0})
+        axes.set_xticks(sizes, [f"{size:,}" for size in sizes], fontsize=8)
+        axes.minorticks_off()
     fig.legend(*grid.flat[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
     return _closed(fig)
 

@@ -31,15 +31,16 @@ def plan(
     from synreal.book.interventions_views import plan_table
     from synreal.errors import InputError
     from synreal.evaluate.mix_table import read_mixes
-    from synreal.evaluate.planner import Prices, fit_mixes, plan_for_budget, plan_for_target
+    from synreal.evaluate.planner import Plan, Prices, fit_mixes, plan_for_budget, plan_for_target
 
     prices = Prices(price_real, price_synthetic)
     if (budget is None) == (target is None):
         raise InputError("plan: give either --budget or --target, not both and not neither")
     law = fit_mixes(read_mixes(measured), draws, seed)
-    found = (
-        plan_for_budget(law, prices, budget) if budget is not None else plan_for_target(law, prices, target)
-    )
+    if budget is not None:
+        found: Plan | None = plan_for_budget(law, prices, budget)
+    elif target is not None:
+        found = plan_for_target(law, prices, target)
     if found is None:
         most = f"{law.most_real:,} real and {law.most_synthetic:,} synthetic images"
         print(f"No mix of up to {most} reaches an accuracy of {target}.")

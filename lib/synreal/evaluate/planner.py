@@ -6,7 +6,7 @@ together never more than `most`: worth = real + first s / (1 + first s / most). 
 of images that were measured.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -184,6 +184,6 @@ def _error(
     return floor + height * np.maximum(worth, 1e-3) ** -rate
 
 
-def _fit(mixes: tuple[np.ndarray, np.ndarray], accuracy: np.ndarray, start: object) -> np.ndarray:
+def _fit(mixes: tuple[np.ndarray, np.ndarray], accuracy: np.ndarray, start: Sequence[float] | np.ndarray) -> np.ndarray:
     inside = np.clip(start, np.add(LOWER, 1e-6), np.subtract(UPPER, 1e-6))
     return curve_fit(_error, mixes, 1 - accuracy, inside, bounds=(LOWER, UPPER), max_nfev=2000)[0]

@@ -83,7 +83,7 @@ def enriched_test(natural: int, rare: int, split: str = "test", seed: int = 0) -
 
 def _rare_indices(start: int, rare: int, split: str, seed: int) -> list[int]:
     wanted = dict.fromkeys(FACTORS, rare)
-    found = []
+    found: list[int] = []
     for index in range(start, start + SEARCHED):
         if not any(wanted.values()):
             return found

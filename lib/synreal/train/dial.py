@@ -23,7 +23,7 @@ from synreal.train.tune import Tunable, tune
 
 # Chosen on validation scenes.
 SCRATCH = Recipe(steps=160, batch_size=64, learning_rate=8e-3, warmup_steps=20)
-REALTUNE = Recipe(steps=40, batch_size=64, learning_rate=2e-3, warmup_steps=10)
+REALTUNE = Recipe(steps=40, batch_size=64, learning_rate=5e-4, warmup_steps=10)
 SPLIT = "train"
 FIRST = 40  # scenes whose pixels stand for the renderer's in the key of what is kept
 

@@ -31,9 +31,8 @@ def small_classifier(classes: int, seed: int) -> nn.Module:
             layers += [nn.Conv2d(before, width, 3, 2, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
         layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
         head = nn.Linear(WIDTHS[-1], classes)
-    return nn.Sequential(OrderedDict(trunk=nn.Sequential(*layers), head=head)).to(
-        memory_format=torch.channels_last  # type: ignore[call-overload]
-    )
+    module = nn.Sequential(OrderedDict(trunk=nn.Sequential(*layers), head=head))
+    return module.to(memory_format=torch.channels_last)
 
 
 class Batch:
