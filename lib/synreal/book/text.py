@@ -15,8 +15,8 @@ and, with `data` the real text and n the texts (of both sets the fewer),
 |---|---|---|
 | `<measure>/<statistic>` | a row of `text.measures.compare` | the synthetic set |
 
-Statistics: real, synthetic, difference, ratio. Measures: coverage, length, tail mass, distinct words, distinct trigrams,
-repetition, judged loss.
+Statistics: real, synthetic, difference, ratio. Measures: coverage, length, tail mass, distinct words,
+distinct trigrams, repetition, judged loss.
 """
 
 from collections.abc import Iterable
@@ -58,7 +58,8 @@ def record_losses(
         for name in tuned_names(base, tunings)
     ]
     gaps = [("loss_gap", f"{one} vs {other}", found.difference(one, other)) for one, other in CONTRASTS]
-    return tuple(_record(study, _table(rows, data, n), seed) for rows in (alone, changes + gaps))  # type: ignore[return-value]
+    tables = [_table(rows, data, n) for rows in (alone, changes + gaps)]
+    return _record(study, tables[0], seed), _record(study, tables[1], seed)
 
 
 def record_texts(study: Study, table: pd.DataFrame, model: str, data: str, seed: int) -> pd.DataFrame:

@@ -7,9 +7,15 @@ from matplotlib.figure import Figure
 
 from synreal.book import plots
 from synreal.book.papers import paper_table
-from synreal.text.study import MIX, REAL, SYN
+from synreal.text.study import MIX, REAL, SEEN, SYN
 
 TUNED = ("vanilla", "SynTune", "RealTune")
+COLOURS = {
+    "vanilla": plots.PALETTE["paper"],
+    "SynTune": plots.PALETTE["synthetic"],
+    "RealTune": plots.PALETTE["real-tuned"],
+    SEEN: plots.PALETTE["real"],
+}
 
 
 def table4(losses: pd.DataFrame, metric: str = "loss") -> pd.DataFrame:
@@ -36,16 +42,11 @@ def effects_table(effects: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 
 def losses_figure(losses: pd.DataFrame) -> Figure:
-    """A dot with its interval for each model, coloured by what it was pretrained on."""
-    rows = _of(losses, "loss").assign(pretrained=lambda table: table["model"].map(_pretrained_on))
-    return plots.forest(
-        rows,
-        group="model",
-        hue="pretrained",
-        xlabel="loss on held-out real text (nats per token)",
-        palette=plots.colours(list(rows["pretrained"].unique())),
-        reference=None,
-    )
+    """A dot with its interval for each model: a group for each pretraining, a colour for each tuning."""
+    parts = _of(losses, "loss")["model"].str.extract(r"(?P<pretrained>\S+)(?: \((?P<tuned>.+)\))?")
+    rows = _of(losses, "loss").assign(**parts.fillna({"tuned": TUNED[0]}))
+    axis = "loss on held-out real text (nats per token)"
+    return plots.forest(rows, group="pretrained", hue="tuned", xlabel=axis, palette=COLOURS, reference=None)
 
 
 def losses_alt(losses: pd.DataFrame) -> str:
@@ -91,7 +92,9 @@ def texts_table(found: pd.DataFrame) -> pd.DataFrame:
 def texts_figure(found: pd.DataFrame) -> Figure:
     """The ratio of synthetic to real for each measure, a dot for each set."""
     rows = found[found["statistic"] == "ratio"]
-    return plots.forest(rows, group="model", panel="measure", xlabel="synthetic to real", reference=1.0)
+    colour = {"": plots.PALETTE["synthetic"]}
+    axis = "synthetic to real"
+    return plots.forest(rows, group="model", panel="measure", xlabel=axis, palette=colour, reference=1.0)
 
 
 def texts_alt(found: pd.DataFrame) -> str:
@@ -99,10 +102,6 @@ def texts_alt(found: pd.DataFrame) -> str:
     rows = found[found["statistic"] == "ratio"]
     below, above = rows[rows["ci_high"] < 1], rows[rows["ci_low"] > 1]
     return f"Dots with error bars. Below real text: {_named(below)}. Above: {_named(above)}."
-
-
-def _pretrained_on(model: str) -> str:
-    return {REAL: "real", SYN: "synthetic"}.get(model.partition(" ")[0], "both")
 
 
 def _named(rows: pd.DataFrame) -> str:

@@ -6,7 +6,7 @@ Words are runs of letters, in lower case.
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain, pairwise
 
 import numpy as np
@@ -89,7 +89,7 @@ def compare(
         sides = {"real": _ratios(real[name], draws, seed, codes)}
         sides["synthetic"] = _ratios(synthetic[name], draws, seed + (not paired), codes if paired else None)
         sides["difference"] = sides["synthetic"] - sides["real"]
-        sides["ratio"] = sides["synthetic"] / sides["real"]
+        sides["ratio"] = _divided(sides["synthetic"], sides["real"])
         counts = {"real": len(real[name]), "synthetic": len(synthetic[name])}
         for statistic, values in sides.items():
             n = counts.get(statistic, min(counts.values()))
@@ -102,10 +102,16 @@ def compare(
 def _ratios(parts: np.ndarray, draws: int, seed: int, codes: np.ndarray | None) -> np.ndarray:
     """The ratio of sums [1 + draws]: the value itself, then the draws."""
     sums = np.vstack([parts.sum(0), resampled_sums(parts.astype(np.float32), draws, seed, codes)])
-    return sums[:, 0] / sums[:, 1]
+    return _divided(sums[:, 0], sums[:, 1])
 
 
-def _ratio(numerators: Sequence[float], denominators: "Sequence[float] | map") -> np.ndarray:
+def _divided(numerators: np.ndarray, denominators: np.ndarray) -> np.ndarray:
+    """NaN where there is nothing to divide by."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(denominators == 0, np.nan, numerators / denominators)
+
+
+def _ratio(numerators: Iterable[float], denominators: Iterable[float]) -> np.ndarray:
     return np.stack([np.array(list(numerators), float), np.array(list(denominators), float)], 1)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
@@ -25,7 +26,7 @@ def cut_alike(first: Sequence[Tokens], second: Sequence[Tokens]) -> tuple[list[T
     """
     if len(first) != len(second):
         raise InputError(f"cut_alike: found {len(first)} and {len(second)} texts, expected as many of each")
-    orders = [sorted(range(len(part)), key=lambda i, part=part: len(part[i])) for part in (first, second)]
+    orders = [np.argsort([len(tokens) for tokens in part], stable=True) for part in (first, second)]
     cut = (list(first), list(second))
     for i, j in zip(*orders, strict=True):
         length = min(len(first[i]), len(second[j]))

@@ -16,10 +16,11 @@ from transformers.generation import LogitsProcessorList, TemperatureLogitsWarper
 from synreal.errors import InputError
 from synreal.text.gpt2 import fastest_device, load_with_tokenizer
 from synreal.text.rows import Tokens, encode
-from synreal.train.state import check_same_run
+from synreal.train.state import note_run
 
 PROMPT_WORDS = 2  # of a real text, with which a synthetic one begins
-AT_ONCE = 256  # texts in one batch
+AT_ONCE = 128  # texts in one batch
+TIDY = 16  # tokens after which texts that have ended leave the batch
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,8 @@ def sample_texts(
     model.to(fastest_device())
     made_by = fingerprint(generator)
     inputs = asdict(sampling) | {"generator": made_by, "prompts": _digest(prompts)}
-    check_same_run(folder, inputs)
+    if folder:
+        note_run(folder / "settings.json", inputs)
     encoded = encode(prompts, tokenizer)
     rows = []
     for start in tqdm(range(0, len(prompts), AT_ONCE), desc="sample text", mininterval=5):
@@ -111,15 +113,18 @@ def continue_texts(
         [TemperatureLogitsWarper(sampling.temperature), TopPLogitsWarper(sampling.top_p)]
     )
     tokens, cache = given.clone(), DynamicCache(config=model.config)
-    over = torch.zeros(len(prompts), dtype=torch.bool, device=model.device)
+    alive = torch.arange(len(prompts), device=model.device)
     for place in range(length - 1):
-        logits = model(tokens[:, place, None], past_key_values=cache, use_cache=True).logits[:, -1].float()
-        drawn = _choose(warp(tokens, logits).softmax(-1), chance[:, place])
-        asked = given[:, place + 1] >= 0
-        tokens[:, place + 1] = torch.where(asked, given[:, place + 1], drawn.masked_fill(over, end))
-        over |= ~asked & (tokens[:, place + 1] == end)
-        if over.all():
-            break
+        logits = model(tokens[alive, place, None], past_key_values=cache, use_cache=True).logits[:, -1]
+        drawn = _choose(warp(tokens, logits.float()).softmax(-1), chance[alive, place])
+        asked = given[alive, place + 1]
+        tokens[alive, place + 1] = torch.where(asked >= 0, asked, drawn)
+        if place % TIDY == TIDY - 1:  # what follows an end is drawn in vain until here
+            going = (tokens[alive, 1 : place + 2] != end).all(1)
+            alive = alive[going]
+            cache.batch_select_indices(going.nonzero().squeeze(1))
+            if not len(alive):
+                break
     return [_until(row[1:], end) for row in tokens.tolist()]
 
 

@@ -48,9 +48,9 @@ def load_texts(source: str, column: str = "text") -> datasets.Dataset:
 def place_of(folder: str | Path) -> Path:
     """A file or folder, as it is or seen from the repository (zoo/...: from the zoo).
 
-    Raises InputError, with what could be meant, when there is none.
+    Variables of the environment are filled in. Raises InputError, with what could be meant, when there is none.
     """
-    path = Path(folder)
+    path = Path(expanded(str(folder)))
     zoo = zoo_dir() / path.relative_to("zoo") if path.parts[:1] == ("zoo",) else path
     found = next((p for p in (path, zoo, repository_root() / path) if p.exists()), None)
     if found is None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from synreal.errors import InputError
 from synreal.text.gpt2 import head_of, load_gpt2, new_gpt2
 from synreal.text.rows import IGNORED
 from synreal.train.curve import Watch
@@ -70,6 +71,11 @@ def tuned(
 
     curve.csv in it holds what `watch` saw, every so many steps.
     """
+    if method == "lora" and load_gpt2(start).config.tie_word_embeddings:
+        raise InputError(
+            "method lora: the head of this network is its embedding of tokens, which the additions would "
+            "change too; choose full, head, lp-ft or wise-ft"
+        )
     inputs = {"start": start.name, "rows": digest(rows), "method": method, "recipe": asdict(recipe)}
     out = work / _name(inputs)
     if not out.exists():

@@ -56,7 +56,7 @@ def synthetic_texts(generator: Path, zoo: Path, work: Path, count: int = TEXTS) 
     partial = zoo / ".synthetic-text"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    drawn.to_parquet(partial / "texts.parquet", compression="zstd")
+    drawn.to_pandas().to_parquet(partial / "texts.parquet", compression="zstd", index=False)
     partial.replace(out)
     return out
 

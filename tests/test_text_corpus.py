@@ -1,0 +1,156 @@
+"""The text that ships, text sets from elsewhere, and the guard."""
+
+import hashlib
+from importlib.resources import files
+
+import datasets
+import pytest
+
+from synreal.errors import InputError
+from synreal.text.austen import LONGEST, SHA256, austen, chapters, pieces
+from synreal.text.guard import check_disjoint, runs
+from synreal.text.presets import PRESETS
+from synreal.text.sources import load_texts, place_of
+
+PARTS = "ABCD"
+
+
+@pytest.fixture(scope="module")
+def parts():
+    return {part: austen(part) for part in PARTS}
+
+
+def test_the_packed_novels_are_the_ones_of_the_source_note():
+    packed = files("synreal.text") / "austen.txt.bz2"
+    assert hashlib.sha256(packed.read_bytes()).hexdigest() == SHA256
+    note = (files("synreal.text") / "AUSTEN_SOURCE.txt").read_text()
+    assert "public domain" in note and "Project Gutenberg" in note
+
+
+def test_six_novels_with_all_their_chapters():
+    by_novel = {}
+    for name in chapters():
+        novel, number = name.split("/")
+        by_novel.setdefault(novel, []).append(int(number))
+    assert {novel: len(numbers) for novel, numbers in by_novel.items()} == {
+        "sense-and-sensibility": 50, "pride-and-prejudice": 61, "mansfield-park": 48,
+        "emma": 55, "northanger-abbey": 31, "persuasion": 24,
+    }  # fmt: skip
+    assert all(numbers == list(range(1, len(numbers) + 1)) for numbers in by_novel.values())
+    first = chapters()["pride-and-prejudice/01"][0]
+    assert first.startswith("It is a truth universally acknowledged")
+
+
+def test_no_chapter_lies_in_two_parts_and_none_is_lost(parts):
+    clusters = [set(part["cluster"]) for part in parts.values()]
+    assert sum(map(len, clusters)) == len(set.union(*clusters)) == len(chapters()) == 269
+    ids = [name for part in parts.values() for name in part["id"]]
+    assert len(ids) == len(set(ids)) == sum(map(len, chapters().values()))
+
+
+def test_the_parts_share_no_run_of_words(parts):
+    texts = {part: list(found["text"]) for part, found in parts.items()}
+    judged = {part: texts[part] for part in "CD"}
+    check_disjoint({"A": texts["A"], "B": texts["B"]}, judged)
+    check_disjoint({"C": texts["C"]}, {"D": texts["D"]})
+
+
+def test_long_paragraphs_are_cut_behind_sentences():
+    text = "One two three. Four five six! Seven?"
+    assert list(pieces(text, 20)) == ["One two three.", "Four five six!", "Seven?"]
+    assert list(pieces(text, 40)) == [text]
+    assert " ".join(pieces(text, 16)) == text
+    for texts in chapters().values():
+        assert all(len(piece) <= LONGEST or len(list(pieces(piece))) == 1 for piece in texts)
+
+
+def test_a_part_that_does_not_exist():
+    with pytest.raises(InputError, match="found part 'E', expected one of A, B, C, D"):
+        load_texts("austen/E")
+
+
+def test_text_files_are_read_by_paragraph(tmp_path):
+    (tmp_path / "one.txt").write_text("First\nparagraph.\n\n\nSecond.\n")
+    alone = load_texts(str(tmp_path / "one.txt"))
+    assert alone["text"][:] == ["First paragraph.", "Second."] and alone["cluster"][:] == alone["id"][:]
+    (tmp_path / "two.txt").write_text("Third.")
+    both = load_texts(str(tmp_path))
+    assert both["cluster"][:] == ["one", "one", "two"]
+
+
+def test_jsonl_parquet_and_saved_sets_are_read_alike(tmp_path, monkeypatch):
+    monkeypatch.setenv("SYNREAL_CACHE", str(tmp_path / "cache"))
+    made = datasets.Dataset.from_dict({"text": ["One.", " ", "Two."], "title": ["a", "b", "c"]})
+    made.to_json(tmp_path / "set.jsonl")
+    made.to_parquet(tmp_path / "set.parquet")
+    datasets.DatasetDict({"train": made}).save_to_disk(tmp_path / "saved")
+    for source in ("set.jsonl", "set.parquet", "saved#train"):
+        found = load_texts(str(tmp_path / source))
+        assert found["text"][:] == ["One.", "Two."], source
+        assert set(found.column_names) == {"text", "title", "id", "cluster", "source"}
+    assert load_texts(str(tmp_path / "set.jsonl"), column="title")["text"][:] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"", "holds no text"), (b" \n\n ", "holds no text"), (b"caf\xe9 au lait", "not UTF-8 .byte 0xe9 at 3")],
+)
+def test_bad_text_is_refused_with_its_file(tmp_path, content, message):
+    (tmp_path / "bad.txt").write_bytes(content)
+    with pytest.raises(InputError, match=f"bad.txt: {message}"):
+        load_texts(str(tmp_path / "bad.txt"))
+
+
+def test_sources_that_cannot_be_meant(tmp_path, monkeypatch):
+    monkeypatch.setenv("SYNREAL_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "picture.png").write_bytes(b"")
+    with pytest.raises(InputError, match="no such file or folder; expected austen/PART"):
+        load_texts(str(tmp_path / "nowhere"))
+    with pytest.raises(InputError, match="files of the kinds none"):
+        load_texts(str(tmp_path / "folder"))
+    datasets.Dataset.from_dict({"words": ["One."]}).save_to_disk(tmp_path / "saved")
+    with pytest.raises(InputError, match="no column text; found .'words'.; name the column"):
+        load_texts(str(tmp_path / "saved"))
+    with pytest.raises(InputError, match="asked for split test, but it holds no splits"):
+        load_texts(str(tmp_path / "saved#test"))
+
+
+def test_presets_read_a_local_copy_and_say_when_there_is_none(tmp_path, monkeypatch):
+    monkeypatch.setenv("SYNREAL_CACHE", str(tmp_path / "cache"))
+    datasets.Dataset.from_dict({"output": ["A story."]}).to_parquet(tmp_path / "part-0.parquet")
+    assert load_texts(f"alpaca-gpt4:{tmp_path}")["text"][:] == ["A story."]
+    assert {preset.kind for preset in PRESETS.values()} == {"real", "synthetic"}
+    with pytest.raises(InputError, match="no such file or folder"):
+        load_texts("tinystories:nowhere")
+
+
+def test_a_preset_without_network(monkeypatch):
+    def unreachable(*args, **kwargs):
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr(datasets, "load_dataset", unreachable)
+    with pytest.raises(InputError, match="the hub could not be reached or has no roneneldan/TinyStories"):
+        load_texts("hub:tinystories#train")
+
+
+def test_places_of_the_zoo_are_found_from_anywhere(tmp_path, monkeypatch):
+    (tmp_path / "thing").mkdir()
+    monkeypatch.setenv("SYNREAL_ZOO", str(tmp_path))
+    assert place_of("zoo/thing") == place_of("$SYNREAL_ZOO/thing") == tmp_path / "thing"
+
+
+SENTENCE = "it was a bright cold day in april and the clocks were striking thirteen times"
+
+
+def test_the_guard_finds_a_run_of_words_whatever_its_dress():
+    dressed = {"the real text": ["Nothing.", f"Before: {SENTENCE.upper()}!"]}
+    with pytest.raises(InputError, match="the real text and the test text: 1 texts .* the first is text 1"):
+        check_disjoint(dressed, {"the test text": [SENTENCE]})
+    check_disjoint({"a": [SENTENCE.replace("april", "may")[:60]]}, {"b": [SENTENCE]})
+
+
+def test_short_texts_are_compared_whole_or_not_at_all():
+    assert list(runs("Yes, said Emma.")) == []
+    assert list(runs("One two three four five six seven.")) == ["one two three four five six seven"]
+    assert len(list(runs(SENTENCE))) == len(SENTENCE.split()) - 12

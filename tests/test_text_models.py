@@ -1,0 +1,249 @@
+"""Tokenizer, rows, networks, training, sampling and scores of language models, on tiny ones."""
+
+import json
+import math
+
+import datasets
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from synreal.errors import InputError
+from synreal.text.gpt2 import gpt2_config, head_of, load_gpt2, load_with_tokenizer, new_gpt2
+from synreal.text.rows import IGNORED, cut_alike, encode, pack, training_rows
+from synreal.text.sample import Sampling, continue_texts, first_words, sample_texts
+from synreal.text.score import Losses, held_out, losses, scored
+from synreal.text.tokenizer import END, learn_tokenizer, load_tokenizer
+from synreal.text.train import next_token_loss, pretrained, token_losses, tuned
+from synreal.train.recipes import Recipe
+
+TEXTS = [
+    f"The {animal} of house {n} sleeps all day." for n in range(20) for animal in ("cat", "dog", "old owl")
+]
+TINY = {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 16}
+RECIPE = Recipe(steps=6, batch_size=4, learning_rate=1e-2, warmup_steps=1)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return learn_tokenizer(TEXTS, 300)
+
+
+@pytest.fixture(scope="module")
+def config(tokenizer):
+    ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    return GPT2Config(vocab_size=len(tokenizer), **TINY, **ends)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, tokenizer, config):
+    """A generator in the real format."""
+    path = tmp_path_factory.mktemp("generator")
+    new_gpt2(config, 0).half().save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def rows(tokenizer):
+    return training_rows(encode(TEXTS, tokenizer), 8, tokenizer.eos_token_id, "texts")
+
+
+def held(tokenizer, name="test", context=8):
+    clusters = [f"house {n // 3}" for n in range(len(TEXTS))]
+    return held_out(
+        name, datasets.Dataset.from_dict({"text": TEXTS, "cluster": clusters}), tokenizer, context
+    )
+
+
+@given(st.text(max_size=60).filter(lambda text: END not in text))
+def test_any_text_survives_the_tokenizer(tokenizer, text):
+    assert tokenizer.decode(encode([text], tokenizer)[0], clean_up_tokenization_spaces=False) == text
+
+
+def test_a_tokenizer_is_the_same_after_saving(tokenizer, folder):
+    again = load_tokenizer(folder)
+    assert len(again) == len(tokenizer) == 300 and again.eos_token == END
+    assert encode(TEXTS, again) == encode(TEXTS, tokenizer)
+
+
+def test_rows_hold_every_token_once(tokenizer):
+    tokens = encode(TEXTS, tokenizer)
+    found = pack(tokens, 8, 0)
+    predicted = found[:, 1:][found[:, 1:] != IGNORED].tolist()
+    assert predicted == [token for text in tokens for token in [*text, 0]]
+    assert torch.equal(found[1:, 0], found[:-1, -1])
+
+
+@given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=8))
+def test_cut_alike_gives_equal_tokens_and_the_same_lengths(lengths):
+    first, second = cut_alike([[1] * a for a, _ in lengths], [[2] * b for _, b in lengths])
+    assert sorted(map(len, first)) == sorted(map(len, second))
+    for (a, b), x, y in zip(lengths, first, second, strict=True):
+        assert 0 < len(x) <= a and 0 < len(y) <= b
+    assert sum(map(len, first)) >= len(lengths) * min(min(pair) for pair in lengths)
+
+
+def test_less_text_than_one_context_is_refused(tokenizer):
+    with pytest.raises(
+        InputError, match="the real text: found 4 tokens in 1 texts, expected more than the context of 8"
+    ):
+        training_rows([[5, 6]], 8, 0, "the real text")
+    with pytest.raises(InputError, match="found 1 and 2 texts"):
+        cut_alike([[1]], [[1], [2]])
+
+
+def test_a_tokenizer_of_another_network_is_refused(tmp_path, tokenizer, config):
+    GPT2LMHeadModel(GPT2Config(vocab_size=700, **TINY)).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="the tokenizer has 300 tokens and the network embeds 700"):
+        load_with_tokenizer(tmp_path)
+    with pytest.raises(InputError, match="the tokenizer has 300 tokens"):
+        gpt2_config(str(tmp_path), tokenizer)
+
+
+def test_networks_of_the_wrong_kind_are_refused(tmp_path, tokenizer):
+    with pytest.raises(InputError, match="expected one of gpt2, mini, generator or a folder"):
+        gpt2_config("gpt3", tokenizer)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", "vocab_size": 300}))
+    with pytest.raises(InputError, match="holds a llama network, expected gpt2"):
+        load_gpt2(tmp_path)
+    with pytest.raises(InputError, match="no tokenizer; expected tokenizer.json or vocab.json"):
+        load_tokenizer(tmp_path)
+
+
+def test_the_papers_architecture_has_124_million_weights(tokenizer):
+    config = gpt2_config("gpt2", tokenizer)
+    config.vocab_size = 50257
+    with torch.device("meta"):
+        model = GPT2LMHeadModel(config)
+    assert sum(p.numel() for p in model.parameters()) == 124_439_808
+    assert head_of(model) == "transformer.wte"
+
+
+def test_token_losses_are_those_of_transformers(config, rows):
+    model = new_gpt2(config, 0).eval()
+    assert token_losses(model, rows).mean().item() == pytest.approx(
+        model(input_ids=rows, labels=rows).loss.item(), rel=1e-5
+    )
+
+
+def test_pretraining_and_tuning_are_kept_and_repeatable(tmp_path, config, rows, tokenizer):
+    start = pretrained(config, rows, RECIPE, tmp_path)
+    assert pretrained(config, rows, RECIPE, tmp_path) == start
+    before = (start / "model.safetensors").stat().st_mtime_ns
+    out = tuned(start, rows[:6], "full", RECIPE, tmp_path, lambda m: {"loss": 1.0}, every=3)
+    assert pd.read_csv(out / "curve.csv")["step"].tolist() == [0, 3, 6]
+    assert (start / "model.safetensors").stat().st_mtime_ns == before
+    assert not list(tmp_path.glob("*.training")) and not list(tmp_path.glob("*.partial"))
+    other = tuned(start, rows[:6], "full", RECIPE, tmp_path / "other")
+    assert other.name == out.name
+    weights = [load_gpt2(folder).transformer.wte.weight for folder in (out, other, start)]
+    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+
+
+@pytest.mark.parametrize("method", ["head", "lp-ft", "wise-ft"])
+def test_every_method_tunes_a_language_model(tmp_path, config, rows, method):
+    start = pretrained(config, rows, RECIPE, tmp_path)
+    out = load_gpt2(tuned(start, rows[:6], method, RECIPE, tmp_path))
+    first = load_gpt2(start)
+    same = [torch.equal(a, b) for a, b in zip(out.parameters(), first.parameters(), strict=True)]
+    assert not all(same) and (method != "head" or sum(not equal for equal in same) == 1)
+
+
+def test_lora_would_change_the_embedding_too(tmp_path, config, rows):
+    start = pretrained(config, rows, RECIPE, tmp_path)
+    with pytest.raises(InputError, match="method lora: .* choose full, head, lp-ft or wise-ft"):
+        tuned(start, rows[:6], "lora", RECIPE, tmp_path)
+
+
+def test_training_lowers_the_loss(config, rows):
+    from synreal.train.loop import fit
+
+    model = new_gpt2(config, 0)
+    seen = fit(model, next_token_loss(rows), len(rows), Recipe(60, 16, 1e-2, warmup_steps=5))
+    assert seen[0] == pytest.approx(math.log(300), abs=0.3) and seen[-1] < 3.5
+
+
+def test_scores_count_every_token_and_byte(tokenizer, config):
+    model = new_gpt2(config, 0).eval()
+    part = held(tokenizer)
+    table = losses(model, part)
+    assert part.texts == len(TEXTS) == table["texts"].sum() and len(table) == 20
+    assert table["tokens"].sum() == sum(map(len, encode(TEXTS, tokenizer))) + len(TEXTS)
+    assert table["bytes"].sum() == sum(len(text) + 1 for text in TEXTS)
+    one = pack(encode(TEXTS[:3], tokenizer), 8, tokenizer.eos_token_id)
+    assert table["nats"][0] == pytest.approx(float(token_losses(model, one).sum()), rel=1e-5)
+
+
+def test_scores_are_kept_beside_the_network(tmp_path, config, rows, tokenizer):
+    start = pretrained(config, rows, RECIPE, tmp_path)
+    first = scored(start, held(tokenizer))
+    assert len(list(start.glob("losses-*.parquet"))) == 1
+    pd.testing.assert_frame_equal(scored(start, held(tokenizer)), first)
+
+
+def tables(nats, seeds=3, clusters=30):
+    shared = np.random.default_rng(0).normal(size=clusters)
+    own = np.random.default_rng(int(100 * nats)).normal(size=(seeds, clusters))
+    sizes = {"texts": 2, "bytes": 300, "tokens": 100}
+    return [
+        pd.DataFrame(sizes | {"nats": 100 * nats + 20 * shared + own[s] - own[s].mean() + s})
+        for s in range(seeds)
+    ]
+
+
+def test_intervals_over_clusters_and_seeds():
+    found = Losses({"a": tables(3.0), "b": tables(2.9)}, draws=500)
+    value, low, high = found.loss("a")
+    expected = np.mean([t["nats"].sum() / 3000 for t in tables(3.0)])
+    assert value == pytest.approx(expected) and low < value < high
+    assert found.bits_per_byte("a")[0] == pytest.approx(value / 3 / math.log(2))
+    assert found.perplexity("a")[0] == pytest.approx(math.exp(value))
+    value, low, high = found.difference("a", "b")  # paired: what clusters and seeds share cancels out
+    assert value == pytest.approx(0.1, abs=1e-4) and 0.09 < low < value < high < 0.11
+
+
+def test_a_text_depends_on_its_seed_alone(folder):
+    model, tokenizer = load_with_tokenizer(folder)
+    prompts = encode(["The cat", "The old owl of house", "The"], tokenizer)
+    drawn = continue_texts(model, prompts, [7, 8, 9], Sampling(1.0, 1.0), tokenizer.eos_token_id)
+    assert all(text[: len(p)] == p and len(text) <= 15 for text, p in zip(drawn, prompts, strict=True))
+    alone = continue_texts(model, prompts[1:2], [8], Sampling(1.0, 1.0), tokenizer.eos_token_id)
+    assert alone[0] == drawn[1]
+    assert continue_texts(model, prompts[1:2], [3], Sampling(1.0, 1.0), tokenizer.eos_token_id) != alone
+
+
+def test_cold_sampling_takes_the_likeliest_token(folder):
+    model, tokenizer = load_with_tokenizer(folder)
+    prompt = encode(["The cat"], tokenizer)
+    drawn = continue_texts(model, prompt, [0], Sampling(0.001), tokenizer.eos_token_id)[0]
+    rows = torch.tensor([[tokenizer.eos_token_id, *drawn]])
+    likeliest = model(rows).logits.argmax(-1)[0, len(prompt[0]) : -1]
+    assert drawn[len(prompt[0]) :] == likeliest.tolist()
+
+
+def test_sampled_texts_carry_where_they_come_from(tmp_path, folder):
+    prompts = first_words([*TEXTS[:5], "too short"])
+    assert prompts == [" ".join(text.split()[:2]) for text in TEXTS[:5]]
+    found = sample_texts(folder, prompts, Sampling(0.9, 0.8, seed=1), tmp_path / "kept")
+    assert found["seed"][:] == [(1 << 32) + i for i in range(5)] and found["prompt"][:] == prompts
+    assert set(found["temperature"]) == {0.9} and set(found["top_p"]) == {0.8} and len(set(found["id"])) == 5
+    assert all(text.startswith(p) for text, p in zip(found["text"], prompts, strict=True))
+    assert (
+        sample_texts(folder, prompts, Sampling(0.9, 0.8, seed=1), tmp_path / "kept")["text"][:]
+        == found["text"][:]
+    )
+    with pytest.raises(InputError, match="temperature 0.9, now 0.5"):
+        sample_texts(folder, prompts, Sampling(0.5, 0.8, seed=1), tmp_path / "kept")
+
+
+def test_sampling_that_makes_no_sense():
+    with pytest.raises(InputError, match="expected a temperature above 0 and top_p above 0"):
+        Sampling(temperature=0)
+    with pytest.raises(InputError, match="top_p 1.5"):
+        Sampling(top_p=1.5)
