@@ -184,6 +184,8 @@ def _error(
     return floor + height * np.maximum(worth, 1e-3) ** -rate
 
 
-def _fit(mixes: tuple[np.ndarray, np.ndarray], accuracy: np.ndarray, start: Sequence[float] | np.ndarray) -> np.ndarray:
+def _fit(
+    mixes: tuple[np.ndarray, np.ndarray], accuracy: np.ndarray, start: Sequence[float] | np.ndarray
+) -> np.ndarray:
     inside = np.clip(start, np.add(LOWER, 1e-6), np.subtract(UPPER, 1e-6))
     return curve_fit(_error, mixes, 1 - accuracy, inside, bounds=(LOWER, UPPER), max_nfev=2000)[0]
