@@ -22,6 +22,7 @@ from synreal.errors import InputError
 PRESETS: dict[str, Callable[..., Dataset]] = {  # of a folder, and of `unreadable` as `load_image_set` has it
     "cifar10": cifar10,
     "imagenet1k": imagenet1k,
+    "imagenet1k-train": lambda root, **options: imagenet1k(root, "train", **options),
     "imagenet100": lambda root, **options: imagenet100(root, cmc_classes(), **options),
     "imagenetv2": imagenetv2,
     "imagenetx": imagenetx,

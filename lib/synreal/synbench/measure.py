@@ -11,7 +11,6 @@ import pandas as pd
 
 from synreal.data import stored
 from synreal.data.imageset import check_image_set
-from synreal.data.stored import undecoded
 
 ROWS_AHEAD = 64  # images decoded before the first of them is used
 YES_NO = "0 or 1"  # the unit of measures that answer yes (1) or no (0); their means are proportions
@@ -63,7 +62,6 @@ def decoded(images: datasets.Dataset) -> Iterator[tuple[str, np.ndarray]]:
     """
     check_image_set(images, "image set")
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for table in undecoded(images).with_format("arrow").iter(batch_size=ROWS_AHEAD):
-            rows = table.to_pylist()
+        for rows in stored.stored_batches(images, ROWS_AHEAD):
             pixels = pool.map(lambda row: np.asarray(stored.decoded(row)), rows)
             yield from zip((row["id"] for row in rows), pixels, strict=True)

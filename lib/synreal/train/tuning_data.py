@@ -9,7 +9,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from synreal.data.imageset import class_names
-from synreal.data.stored import decoded, undecoded
+from synreal.data.stored import decoded, stored_batches, undecoded
 from synreal.errors import InputError
 from synreal.models.card import Card
 from synreal.models.classifier import class_columns
@@ -46,7 +46,7 @@ class TuningData:
         self.labels = columns[torch.tensor(np.asarray(images.with_format("numpy")["label"][:]))]
         self.in_memory = card.image_size <= SMALL
         self._prepare, self._rows = Preprocess.from_card(card), undecoded(images)
-        self._pixels = self._all_pixels() if self.in_memory else None
+        self._pixels = self._all_pixels(images) if self.in_memory else None
         mode = v2.InterpolationMode(card.interpolation)
         self._crop = v2.Compose(
             [v2.RandomResizedCrop(card.image_size, interpolation=mode), v2.RandomHorizontalFlip()]
@@ -82,9 +82,9 @@ class TuningData:
         )
         return (pixels.float() / 255 - mean) / std
 
-    def _all_pixels(self) -> Tensor:
-        images = [decoded(row) for row in self._rows]
-        return torch.from_numpy(self._prepare.pixels(images)).permute(0, 3, 1, 2).contiguous()
+    def _all_pixels(self, images: Dataset) -> Tensor:
+        pixels = self._prepare.pixels([decoded(row) for batch in stored_batches(images) for row in batch])
+        return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
 
 
 def check_images(images: Dataset, card: Card) -> None:

@@ -7,7 +7,7 @@ from datasets import Dataset
 from torch import nn
 
 from synreal.data.imageset import class_names
-from synreal.data.stored import decoded, undecoded
+from synreal.data.stored import decoded, stored_batches
 from synreal.models.card import Card
 from synreal.models.classifier import Classifier, LinearClassifier
 from synreal.models.clip import ZeroShotClassifier
@@ -22,17 +22,14 @@ def accuracy_watch(card: Card, images: Dataset, name: str = "accuracy") -> Watch
 
     `card`: of the checkpoint that is tuned. Raises InputError for classes that it does not know.
     """
-    names, rows = class_names(images), undecoded(images)
+    names = class_names(images)
     labels = torch.tensor(np.asarray(images.with_format("numpy")["label"][:]))
 
     def watch(module: nn.Module) -> dict[str, float]:
         classifier = as_classifier(module, card, names)
-        hits = 0
-        for start in range(0, len(rows), BATCH):
-            shown = [decoded(row) for row in rows.select(range(start, min(start + BATCH, len(rows))))]
-            found = classifier.logits(shown, BATCH).argmax(1)
-            hits += int((found == labels[start : start + BATCH]).sum())
-        return {name: hits / len(rows)}
+        batches = ([decoded(row) for row in rows] for rows in stored_batches(images, BATCH))
+        found = torch.cat([classifier.logits(batch, BATCH).argmax(1) for batch in batches])
+        return {name: float((found == labels).float().mean())}
 
     return watch
 
