@@ -9,9 +9,10 @@ import torch
 from safetensors.torch import load_file
 
 import synreal.evaluate.examine as examining
+from synreal.data.fingerprint import image_set_hash
 from synreal.data.imageset import from_arrays, load_image_set
 from synreal.data.worlds import World
-from synreal.evaluate.examine import examine, image_set_hash
+from synreal.evaluate.examine import examine
 from synreal.models import Card, conv_stem, save_checkpoint
 
 NAMES = ("bag", "coat", "dress")

@@ -1,12 +1,8 @@
 """Predictions that are computed once: kept on disk by model, preparation and images."""
 
-import hashlib
 from dataclasses import replace
-from pathlib import Path
 
-from datasets import Dataset
-from datasets import Image as ImageFeature
-
+from synreal.data.fingerprint import image_set_hash
 from synreal.data.worlds import World
 from synreal.evaluate.predictions import Predictions, predict
 from synreal.models.load import load_classifier
@@ -25,18 +21,3 @@ def examine(checkpoint: str, world: World, batch_size: int = 256, device: str = 
     if not path.exists():
         predict(classifier, world.images, batch_size, name=world.name).save(path)
     return replace(Predictions.load(path), model=classifier.card.name, image_set=world.name)
-
-
-def image_set_hash(images: Dataset) -> str:
-    """16 hexadecimal digits of ids, labels and image bytes (path, size and time of images left on disk)."""
-    digest = hashlib.sha256(repr(images.features["label"].names).encode())
-    raw = images.select_columns(["id", "label", "image"]).cast_column("image", ImageFeature(decode=False))
-    for row in raw:
-        digest.update(f"{row['id']} {row['label']} ".encode())
-        digest.update(row["image"]["bytes"] or _stamp(Path(row["image"]["path"])))
-    return digest.hexdigest()[:16]
-
-
-def _stamp(path: Path) -> bytes:
-    stat = path.stat()
-    return f"{path} {stat.st_size} {stat.st_mtime_ns}".encode()

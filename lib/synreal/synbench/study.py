@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from synreal.data.fingerprint import image_set_hash
 from synreal.data.imageset import class_names
 from synreal.data.labels import shorten
 from synreal.data.worlds import World
 from synreal.errors import InputError
-from synreal.evaluate.examine import image_set_hash
 from synreal.evaluate.statistics import cluster_codes
 from synreal.paths import cache_dir
 from synreal.synbench.measure import Measure
