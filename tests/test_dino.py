@@ -58,7 +58,7 @@ def test_training_changes_the_trunk_and_keeps_the_classes():
     module, untrained = network(), network()
     losses = dino(module, images(), RECIPE)
     assert len(losses) == 3 and module.num_classes == 10
-    assert (module.conv1[0].weight != untrained.conv1[0].weight).any()
+    assert (module.stem[0].weight != untrained.stem[0].weight).any()
     assert module(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
 
 

@@ -12,9 +12,10 @@ from synreal.errors import InputError
 from synreal.evaluate.runs import predict_runs
 from synreal.train import mixed
 from synreal.train.batch_augment import AUGMENTATIONS, augmented
-from synreal.train.mixed import Run, Stage, trained
+from synreal.train.mixed import Run, Stage, outputs, trained
 from synreal.train.mixed_plans import Material, augmentations, cells, tunings
 from synreal.train.networks import TINY
+from synreal.train.probe import linear_probe
 
 NETWORK = replace(
     TINY["ResNet"],
@@ -117,10 +118,28 @@ def test_mixloss_takes_both_kinds(pool):
 
 def test_head_alone_leaves_the_trunk(pool):
     run = one_run(pool)
-    probe = replace(run.stages[0], recipe=NETWORK.tune, method="head")
+    probe = replace(run.stages[0], recipe=None, objective="probe")
     before, after = trained(run), trained(replace(run, stages=(*run.stages, probe)))
-    assert (before.conv1[0].weight == after.conv1[0].weight).all()
+    assert (before.stem[0].weight == after.stem[0].weight).all()
     assert (before.fc.weight != after.fc.weight).any()
+    learned = [outputs(module, pool.images[probe.rows]).argmax(1) for module in (before, after)]
+    labels = torch.from_numpy(pool.labels[probe.rows])
+    assert (learned[1] == labels).sum() > (learned[0] == labels).sum()
+
+
+def test_only_a_probe_goes_without_a_recipe(pool):
+    with pytest.raises(InputError, match="labels: found recipe None; only a probe takes none"):
+        replace(one_run(pool).stages[0], recipe=None)
+
+
+def test_a_linear_probe_finds_the_best_line_whatever_the_units():
+    x = torch.randn(200, 3, generator=torch.Generator().manual_seed(0))
+    labels = (x[:, 0] > 0.2).long() + (x[:, 0] > 1)
+    scale = torch.tensor([100.0, 1.0, 0.01])
+    layers = [linear_probe(features, labels, 3) for features in (x, x * scale + 5)]
+    answers = [layer(features).argmax(1) for layer, features in zip(layers, (x, x * scale + 5), strict=True)]
+    assert (answers[0] == labels).float().mean() > 0.95
+    assert (answers[0] == answers[1]).float().mean() > 0.98
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)
@@ -165,3 +184,9 @@ def test_plans_tune_on_equally_many_images(pool):
     plans = augmentations(material, NETWORK)
     assert len(plans) == 10 and {len(run.stages[1].rows) for run in plans["SynTune + crop"]} == {40}
     assert len({run.before.key for runs in plans.values() for run in runs}) == 2  # one pretraining per seed
+
+
+def test_other_classes_than_the_tests_are_refused(pool, test_pool):
+    other = replace(test_pool, class_names=test_pool.class_names[::-1])
+    with pytest.raises(InputError, match="pool has the classes .* expected the same in the same order"):
+        predict_runs([one_run(pool)], other)

@@ -46,6 +46,7 @@ DINO_PAIRS = [
     *((f"DINO-Real {name}", f"DINO-Syn {name}") for name in ("probe (own)", "probe", "k-NN", "RealTune")),
     *((f"DINO-{kind} {tune}", f"DINO-{kind} probe (own)") for kind in ("Real", "Syn") for tune in TUNES),
     ("DINO-Real probe (own)", "DINO-Syn RealTune"),
+    *((f"DINO-{kind} {name}", f"untrained {name}") for kind in ("Real", "Syn") for name in ("probe", "k-NN")),
 ]
 
 

@@ -20,7 +20,7 @@ def networks(scale: str, names: Sequence[str], pretrain_steps: int, tune_steps: 
     """The networks of a scale, "tiny" or "paper", by name.
 
     pretrain_steps, tune_steps: in place of those of the recipes, where above 0; the former hold for DINO, the
-    latter for probes and transfer too. Raises InputError for an unknown scale or name.
+    latter for transfer too. Raises InputError for an unknown scale or name.
     """
     known = {"tiny": TINY, "paper": PAPER}
     if scale not in known or not names or not set(names) <= set(known[scale]):
@@ -28,7 +28,7 @@ def networks(scale: str, names: Sequence[str], pretrain_steps: int, tune_steps: 
             f"scale {scale!r}, networks {list(names)}: expected tiny or paper, and names of {', '.join(TINY)}"
         )
     steps = {"pretrain": pretrain_steps, "dino": pretrain_steps}
-    steps |= {"tune": tune_steps, "probe": tune_steps, "transfer": tune_steps}
+    steps |= {"tune": tune_steps, "transfer": tune_steps}
     return {name: _with_steps(known[scale][name], steps) for name in names}
 
 

@@ -46,7 +46,8 @@ def augmentation_figure(table: pd.DataFrame) -> Figure:
 def dino_figure(table: pd.DataFrame) -> Figure:
     """Ways to learn the classes after DINO on real and on synthetic images."""
     palette = {"DINO-Real": PALETTE["real"], "DINO-Syn": PALETTE["synthetic"]}
-    return _split(table, r"^(?P<colour>DINO-\w+) (?P<line>.*)$", "", palette)
+    palette |= {"untrained": FURTHER_COLOURS[-1]}
+    return _split(table, r"^(?P<colour>DINO-\w+|untrained) (?P<line>.*)$", "", palette)
 
 
 def transfer_figure(table: pd.DataFrame) -> Figure:
@@ -86,7 +87,7 @@ def examples(pool: Pool) -> Figure:
         for label in shown
     ]
     return image_sheet(
-        pool.images[rows], [pool.class_names[pool.labels[row]] for row in rows], columns=len(shown)
+        list(pool.images[rows]), [pool.class_names[pool.labels[row]] for row in rows], columns=len(shown)
     )
 
 

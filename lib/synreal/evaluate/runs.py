@@ -7,20 +7,19 @@ from itertools import groupby
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from joblib import Parallel, delayed
-from torch import Tensor, nn
+from torch import Tensor
 
+from synreal.data.labels import shorten
 from synreal.data.pool import Pool
+from synreal.errors import InputError
 from synreal.evaluate.predictions import Predictions
-from synreal.train.mixed import GREY, Run, trained
-from synreal.train.pretrain import normalise
+from synreal.train.mixed import GREY, Run, outputs, trained
 from synreal.train.selfsupervised import knn_logits
 
 Readout = Literal["head", "k-NN"]
-BATCH = 256
 
 
 def predict_runs(
@@ -33,13 +32,24 @@ def predict_runs(
     interrupted call goes on where it stopped.
     readout: the network's own head, or "k-NN", by features without it the vote of the nearest images that
     the last stage learned from.
+    Raises InputError when a run ends on other classes than those of `test`.
     """
+    _check_classes(runs, test)
     missing = [run for run in runs if not _place(run, test, readout).exists()]
     families = [list(family) for _, family in groupby(sorted(missing, key=_first), key=_first)]
     jobs = (delayed(_predict_family)(family, test, readout, workers > 1) for family in families)
     # Forked, since importing what trains costs a fresh process more than most of these trainings do.
     Parallel(n_jobs=workers, backend="multiprocessing")(jobs)
     return [Predictions.load(_place(run, test, readout)) for run in runs]
+
+
+def _check_classes(runs: Sequence[Run], test: Pool) -> None:
+    for run in runs:
+        if (learned := run.stages[-1].pool).class_names != test.class_names:
+            raise InputError(
+                f"{learned.name} has the classes {shorten(learned.class_names)}, {test.name} has "
+                f"{shorten(test.class_names)}; expected the same in the same order"
+            )
 
 
 def _first(run: Run) -> str:
@@ -71,17 +81,9 @@ def _predict_family(runs: Sequence[Run], test: Pool, readout: Readout, beside_ot
 def _read(run: Run, test: Pool, readout: Readout) -> Tensor:
     module = trained(run).to(Accelerator().device)
     if readout == "head":
-        return _outputs(module, test.images)
+        return outputs(module, test.images)
     stage = run.stages[-1]
     module.reset_classifier(0)  # type: ignore[operator]
-    bank, queries = _outputs(module, stage.pool.images[stage.rows]), _outputs(module, test.images)
+    bank, queries = outputs(module, stage.pool.images[stage.rows]), outputs(module, test.images)
     labels = torch.from_numpy(stage.pool.labels[stage.rows])
     return knn_logits(bank.cpu(), labels, queries.cpu(), len(test.class_names))
-
-
-@torch.inference_mode()
-def _outputs(module: nn.Module, images: np.ndarray) -> Tensor:
-    """What the network makes of uint8 [N, H, W, 3], a batch at a time."""
-    device = next(module.parameters()).device
-    batches = (torch.tensor(images[start : start + BATCH]) for start in range(0, len(images), BATCH))
-    return torch.cat([module(normalise(batch, GREY, GREY).to(device)) for batch in batches])

@@ -22,6 +22,13 @@ def brightness(
     return ((images + 1) * factor.to(images.device) - 1).clamp(-1, 1)
 
 
+def recolour(images: Tensor, generator: torch.Generator, gains: tuple[float, float] = (0.5, 1.5)) -> Tensor:
+    """Each image's channels multiplied by gains of their own, after a random share of its colour is taken."""
+    drawn = torch.rand(4, len(images), 1, 1, generator=generator).to(images.device)
+    light = (images + 1) * (gains[0] + (gains[1] - gains[0]) * drawn[:3].transpose(0, 1))
+    return (torch.lerp(light.mean(1, keepdim=True), light, drawn[3][:, None]) - 1).clamp(-1, 1)
+
+
 def blocking(images: Tensor, generator: torch.Generator, side: float = 0.4, chance: float = 0.5) -> Tensor:
     """With `chance`, a grey square of `side` (share of the image's) covers a place of its own in an image."""
     height, width = images.shape[2:]

@@ -25,11 +25,14 @@ from synreal.train.batch_augment import augmented, check_augmentations
 from synreal.train.loop import Loss, device_of, fit
 from synreal.train.networks import Network
 from synreal.train.pretrain import normalise
+from synreal.train.probe import linear_probe
 from synreal.train.recipes import Recipe
 from synreal.train.selfsupervised import dino
-from synreal.train.tune import Method, Tunable, tune
+from synreal.train.tune import Tunable, tune
 
 GREY = (0.5, 0.5, 0.5)  # mean and standard deviation of the images' preparation
+
+Objective = Literal["labels", "mixloss", "dino", "probe"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,19 +40,20 @@ class Stage:
     """One training: on which rows of a pool (a row that occurs twice is seen twice as often), and how.
 
     objective: "labels" is cross-entropy, on a mixture P1's MixData; "mixloss" adds up the losses of half a
-    batch of real and half a batch of synthetic images (He et al. 2023, P1 Table 6); "dino" uses no labels.
-    method: as in `tune`, for stages after the first. augment: names of `batch_augment.AUGMENTATIONS`.
+    batch of real and half a batch of synthetic images (He et al. 2023, P1 Table 6); "dino" uses no labels;
+    "probe" fits the head alone, exactly, and takes no recipe. augment: names of `AUGMENTATIONS`.
     """
 
     pool: Pool
     rows: np.ndarray
-    recipe: Recipe
-    objective: Literal["labels", "mixloss", "dino"] = "labels"
-    method: Method = "full"
+    recipe: Recipe | None
+    objective: Objective = "labels"
     augment: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_augmentations(self.augment)
+        if (self.recipe is None) != (self.objective == "probe"):
+            raise InputError(f"{self.objective}: found recipe {self.recipe}; only a probe takes none")
         both = self.pool.real[self.rows].any() and not self.pool.real[self.rows].all()
         if self.objective == "mixloss" and not both:
             raise InputError("mixloss: the rows are of one kind only; choose real and synthetic images")
@@ -57,8 +61,9 @@ class Stage:
     def describe(self) -> dict[str, Any]:
         """What the training depends on, as plain values; images by their hash."""
         seen = hashlib.sha256(self.pool.digests[self.rows].tobytes()).hexdigest()
-        how = {"objective": self.objective, "method": self.method, "augment": list(self.augment)}
-        return {"images": seen, "classes": len(self.pool.class_names), "recipe": asdict(self.recipe)} | how
+        how = {"objective": self.objective, "augment": list(self.augment)}
+        recipe = self.recipe and asdict(self.recipe)
+        return {"images": seen, "classes": len(self.pool.class_names), "recipe": recipe} | how
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +120,11 @@ def _new_head(module: nn.Module, run: Run) -> None:
 
 
 def _train(module: nn.Module, run: Run) -> None:
-    stage, recipe = run.stages[-1], replace(run.stages[-1].recipe, seed=run.seed)
+    stage = run.stages[-1]
+    if stage.recipe is None:
+        _probe(module, stage)
+        return
+    recipe = replace(stage.recipe, seed=run.seed)
     images, labels = (torch.from_numpy(part[stage.rows]) for part in (stage.pool.images, stage.pool.labels))
     if stage.objective == "dino":
         dino(module, images, recipe, run.folder)
@@ -129,8 +138,31 @@ def _train(module: nn.Module, run: Run) -> None:
     if len(run.stages) == 1:
         fit(module, loss, count, recipe, run.folder)
     else:
-        head = module.pretrained_cfg["classifier"]  # type: ignore[index]
-        tune(Tunable(module, loss, count, head), stage.method, recipe, run.folder)
+        tune(Tunable(module, loss, count, _head(module)), "full", recipe, run.folder)
+
+
+def _probe(module: nn.Module, stage: Stage) -> None:
+    """The best linear head for features that stay as they are."""
+    classes = len(stage.pool.class_names)
+    module.eval().reset_classifier(0)  # type: ignore[operator]
+    features = outputs(module, stage.pool.images[stage.rows])
+    labels = torch.from_numpy(stage.pool.labels[stage.rows]).to(features.device)
+    module.reset_classifier(classes)  # type: ignore[operator]
+    setattr(module, _head(module), linear_probe(features.clone(), labels, classes))
+
+
+def _head(module: nn.Module) -> str:
+    return module.pretrained_cfg["classifier"]  # type: ignore[index,return-value]
+
+
+@torch.inference_mode()
+def outputs(module: nn.Module, images: np.ndarray, batch_size: int = 256) -> Tensor:
+    """What the network makes of uint8 [N, H, W, 3], a batch at a time."""
+    device = device_of(module)
+    batches = (
+        torch.tensor(images[start : start + batch_size]) for start in range(0, len(images), batch_size)
+    )
+    return torch.cat([module(normalise(batch, GREY, GREY).to(device)) for batch in batches])
 
 
 def _label_loss(images: Tensor, labels: Tensor, augment: tuple[str, ...]) -> Loss:

@@ -12,12 +12,9 @@ import numpy as np
 
 from synreal.data.pool import Pool, unbalanced
 from synreal.train.batch_augment import AUGMENTATIONS
-from synreal.train.mixed import Run, Stage
+from synreal.train.mixed import Objective, Run, Stage
 from synreal.train.networks import Network
-from synreal.train.recipes import Recipe
-from synreal.train.tune import Method
 
-Kind = Literal["Real", "Syn", "Mix"]
 Plans = dict[str, tuple[Run, ...]]  # by name, one run per seed
 CELLS = tuple(f"{before}-{after}" for before in ("Real", "Syn", "Mix") for after in ("None", "Syn", "Real"))
 
@@ -102,7 +99,7 @@ def tunings(material: Material, network: Network, shifted: Pool) -> Plans:
     uneven = unbalanced(total, classes)
     plans: Plans = dict.fromkeys(("balanced", "unbalanced", "shifted"), ())
     for seed in material.seeds:
-        rows = material.pool.choose(real=True, per_class=uneven, seed=seed)
+        rows = material.pool.choose(real=True, per_class=uneven.tolist(), seed=seed)
         elsewhere = shifted.choose(real=True, per_class=material.real, seed=seed)
         plans["balanced"] += (_tuned(material, network, seed, material.rows("Real", seed)),)
         plans["unbalanced"] += (_tuned(material, network, seed, rows),)
@@ -128,18 +125,29 @@ def dino_runs(material: Material, network: Network) -> Plans:
     """Table 10: DINO on equally many real or synthetic images, then a linear probe, or tuning with labels.
 
     "probe (own)" learns its head from images of the kind that DINO saw, as P1's numbers suggest; "probe" from
-    real ones. Each takes as many labelled images as Table 3 has real ones.
+    real ones. Each takes as many labelled images as Table 3 has real ones. "untrained probe" is the same on
+    first weights, and what DINO has to beat.
     """
-    plans: Plans = {}
+    few = replace(material, synthetic=material.real)
+    first = [Stage(few.pool, few.rows("Real", seed), None, "probe") for seed in material.seeds]
+    plans: Plans = {
+        "untrained probe": tuple(
+            Run(network, (stage,), seed) for stage, seed in zip(first, material.seeds, strict=True)
+        )
+    }
     for kind in ("Real", "Syn"):
-        heads = {"probe (own)": (kind, "head"), "probe": ("Real", "head"),
-                 "SynTune": ("Syn", "full"), "RealTune": ("Real", "full")}  # fmt: skip
-        for name, (labelled, method) in heads.items():
-            how = network.probe if method == "head" else network.transfer
+        labelled: dict[str, tuple[str, Objective]]
+        labelled = {"probe (own)": (kind, "probe"), "probe": ("Real", "probe"),
+                    "SynTune": ("Syn", "labels"), "RealTune": ("Real", "labels")}  # fmt: skip
+        for name, (source, objective) in labelled.items():
+            recipe = network.transfer if objective == "labels" else None
             plans[f"DINO-{kind} {name}"] = tuple(
                 Run(
                     network,
-                    (_dino(material, network, kind), _labelled(material, labelled, how, method, seed)),
+                    (
+                        _dino(material, network, kind),
+                        Stage(few.pool, few.rows(source, seed), recipe, objective),
+                    ),
                     seed,
                 )
                 for seed in material.seeds
@@ -154,11 +162,6 @@ def _dino(material: Material, network: Network, kind: str) -> Stage:
     return Stage(material.pool, rows[: min(real.sum(), (~real).sum())], network.dino, "dino")
 
 
-def _labelled(material: Material, kind: str, recipe: Recipe, method: Method, seed: int) -> Stage:
-    few = replace(material, synthetic=material.real)
-    return Stage(material.pool, few.rows(kind, seed), recipe, method=method)
-
-
 def transfers(material: Material, network: Network, train: Pool) -> Plans:
     """Tables 11 and 12: pretrained here, then tuned on another data set, with a new head.
 
@@ -167,12 +170,12 @@ def transfers(material: Material, network: Network, train: Pool) -> Plans:
     """
     synthetic, real = np.flatnonzero(~train.real), np.flatnonzero(train.real)
     ways = {
-        "probe": Stage(train, real, network.probe, method="head"),
+        "probe": Stage(train, real, None, "probe"),
         "RealTune": Stage(train, real, network.transfer),
     }
     if len(synthetic):
         ways |= {
-            "none": Stage(train, synthetic, network.probe, method="head"),
+            "none": Stage(train, synthetic, None, "probe"),
             "SynTune": Stage(train, synthetic, network.transfer),
         }
     return {

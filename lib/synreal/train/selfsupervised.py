@@ -19,13 +19,13 @@ from torch.nn import functional as F
 
 from synreal.errors import InputError
 from synreal.train.augment import flip_and_shift
-from synreal.train.batch_augment import brightness, crop
+from synreal.train.batch_augment import crop, recolour
 from synreal.train.loop import device_of, fit
 from synreal.train.pretrain import normalise
 from synreal.train.recipes import Recipe
 
 PROTOTYPES = 256  # outputs of the projection head; 65,536 in the original, for a thousand times the images
-MOMENTUM = 0.99  # of the slow copy; the original goes from 0.996 to 1 over 100 epochs
+MOMENTUM = 0.95  # of the slow copy; the original, with many more steps, goes from 0.996 to 1
 LOCAL = 2  # small crops of each image; 8 in the original
 NEIGHBOURS, TEMPERATURE = 20, 0.07  # of the k-NN vote, as in the original
 
@@ -93,7 +93,7 @@ def multi_crop(images: Tensor, generator: torch.Generator) -> tuple[list[Tensor]
 
     def view(area: tuple[float, float], size: int) -> Tensor:
         cut = crop(flip_and_shift(images, generator), generator, area, size)
-        return brightness(cut, generator)
+        return recolour(cut, generator)
 
     whole = [view((0.4, 1.0), side) for _ in range(2)]
     return whole, [view((0.1, 0.4), side // 2) for _ in range(LOCAL)]
