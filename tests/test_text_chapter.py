@@ -166,8 +166,8 @@ def test_tables_and_figures(study, trained):
     assert paper.loc[SYN, f"paper, less {REAL}"] == "1.51" and paper.loc[REAL, f"here, less {REAL}"] == "0.00"
     assert len(views.effects_table(effects, "loss_gap")) == len(CONTRASTS)
     assert len(views.losses_figure(alone).axes) == 1 and REAL in views.losses_alt(alone)
-    assert len(views.curves_figure(trained.curves).axes[0].lines) == 6
-    assert f"{SYN} (RealTune) from" in views.curves_alt(trained.curves)
+    assert len(views.curves_figure(trained.curves).axes[0].lines) == 6 + 1  # and the line of no change
+    assert f"{SYN} (RealTune) at " in views.curves_alt(trained.curves)
 
 
 def test_measures_on_texts_whose_values_are_known():

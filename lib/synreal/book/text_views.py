@@ -31,7 +31,7 @@ def beside_paper(losses: pd.DataFrame) -> pd.DataFrame:
     table = pd.DataFrame(
         columns | {f"{name}, less {REAL}": part - part[REAL] for name, part in columns.items()}
     )
-    return table.map("{:.2f}".format)
+    return (table.round(2) + 0).map("{:.2f}".format)  # + 0: no minus before zero
 
 
 def effects_table(effects: pd.DataFrame, metric: str) -> pd.DataFrame:
@@ -57,16 +57,16 @@ def losses_alt(losses: pd.DataFrame) -> str:
 
 
 def curves_figure(curves: pd.DataFrame) -> Figure:
-    """Validation loss while tuning: a line per model, the mean over seeds, with their range."""
+    """How validation loss changes while tuning: a line per model, the mean over seeds, with their range."""
     names = list(dict.fromkeys(curves["model"]))
     shades = dict(zip(names, sns.color_palette("colorblind", len(names)), strict=True))
     fig, axes = plt.subplots(figsize=(7.5, 3.6))
-    for name, rows in curves.groupby("model", sort=False):
-        by_step = rows.groupby("step")["loss"].agg(["mean", "min", "max"])
-        marker = plots.FURTHER_MARKERS[names.index(name) % len(plots.FURTHER_MARKERS)]
+    for place, (name, by_step) in enumerate(_changes(curves).items()):
+        marker = plots.FURTHER_MARKERS[place % len(plots.FURTHER_MARKERS)]
         axes.plot(by_step.index, by_step["mean"], label=name, color=shades[name], marker=marker, markersize=5)
         axes.fill_between(by_step.index, by_step["min"], by_step["max"], color=shades[name], alpha=0.2)
-    axes.set(xlabel="steps of tuning", ylabel="validation loss (nats per token)")
+    axes.axhline(0, color="#222222", linewidth=1, linestyle="--")
+    axes.set(xlabel="steps of tuning", ylabel="change of validation loss\n(nats per token)")
     fig.legend(loc="outside right upper")
     sns.despine(fig)
     plt.close(fig)
@@ -74,12 +74,19 @@ def curves_figure(curves: pd.DataFrame) -> Figure:
 
 
 def curves_alt(curves: pd.DataFrame) -> str:
-    """The same in words: where each line begins and ends."""
-    parts = []
-    for name, rows in curves.groupby("model", sort=False):
-        mean = rows.groupby("step")["loss"].mean()
-        parts.append(f"{name} from {mean.iloc[0]:.2f} to {mean.iloc[-1]:.2f}")
-    return f"Lines of validation loss over steps of tuning: {', '.join(parts)}."
+    """The same in words: where each line ends."""
+    ends = [f"{name} at {by_step['mean'].iloc[-1]:+.3f}" for name, by_step in _changes(curves).items()]
+    return f"Lines of the change of validation loss over steps of tuning, which end: {', '.join(ends)}."
+
+
+def _changes(curves: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """By model: mean, min and max over seeds of the loss less that before tuning, by step."""
+    start = curves.groupby(["model", "seed"])["loss"].transform("first")
+    changed = curves.assign(change=curves["loss"] - start)
+    return {
+        str(name): rows.groupby("step")["change"].agg(["mean", "min", "max"])
+        for name, rows in changed.groupby("model", sort=False)
+    }
 
 
 def texts_table(found: pd.DataFrame) -> pd.DataFrame:

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from synreal.paths import cache_dir
 from synreal.text.measures import COVERAGE, Parts, compare, coverage, measure_texts, same_amount, words_of
-from synreal.text.sample import Sampling, fingerprint, sample_texts
+from synreal.text.sample import Sampling, digest_of, fingerprint, sample_texts
 from synreal.text.score import held_out, losses
 
 JUDGED = "judged loss"
@@ -54,7 +54,7 @@ def sweep(
     sets = {}
     for temperature in temperatures:
         sampling = Sampling(temperature, top_p, seed)
-        name = f"{fingerprint(generator)}-{temperature:g}-{top_p:g}-{seed}-{len(prompts)}"
+        name = f"{fingerprint(generator)}-{digest_of(prompts)}-{temperature:g}-{top_p:g}-{seed}"
         sets[f"T = {temperature:g}"] = sample_texts(
             generator, prompts, sampling, cache_dir() / "texts" / name
         )

@@ -57,7 +57,7 @@ def sample_texts(
     model, tokenizer = load_with_tokenizer(generator)
     model.to(fastest_device())
     made_by = fingerprint(generator)
-    inputs = asdict(sampling) | {"generator": made_by, "prompts": _digest(prompts)}
+    inputs = asdict(sampling) | {"generator": made_by, "prompts": digest_of(prompts)}
     if folder:
         note_run(folder / "settings.json", inputs)
     encoded = encode(prompts, tokenizer)
@@ -148,5 +148,6 @@ def _until(tokens: Tokens, end: int) -> Tokens:
     return tokens[:stop]
 
 
-def _digest(prompts: Sequence[str]) -> str:
+def digest_of(prompts: Sequence[str]) -> str:
+    """16 hexadecimal digits of the prompts."""
     return hashlib.sha256("\n".join(prompts).encode()).hexdigest()[:16]

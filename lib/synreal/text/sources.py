@@ -48,7 +48,8 @@ def load_texts(source: str, column: str = "text") -> datasets.Dataset:
 def place_of(folder: str | Path) -> Path:
     """A file or folder, as it is or seen from the repository (zoo/...: from the zoo).
 
-    Variables of the environment are filled in. Raises InputError, with what could be meant, when there is none.
+    Variables of the environment are filled in. Raises InputError, with what could be meant, where there is
+    none.
     """
     path = Path(expanded(str(folder)))
     zoo = zoo_dir() / path.relative_to("zoo") if path.parts[:1] == ("zoo",) else path
