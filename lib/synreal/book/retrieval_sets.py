@@ -13,7 +13,7 @@ from synreal.data.hierarchy import SCENES_HIERARCHY, Hierarchy
 from synreal.data.imageset import load_image_set
 from synreal.data.tasks import Task, of_classes
 from synreal.data.worlds import expanded
-from synreal.evaluate.adapted import Adapted, adapt_and_predict
+from synreal.evaluate.adapted import READINGS, Adapted, adapt_and_predict
 from synreal.evaluate.guard import refuse_overlap
 from synreal.evaluate.predictions import Predictions
 from synreal.generate.perturb import perturbed_set
@@ -49,6 +49,7 @@ class Run:
     tasks: tuple[Task, ...]
     seed: int
     adapted: bool = True
+    readings: tuple[str, ...] = READINGS
 
 
 def located(place: str) -> str:
@@ -131,8 +132,7 @@ def make_sources(
         refused + int(account.counts["kept"].sum()) + int((account.ledger["reason"] == "not drawn").sum())
     )
     for images in (account.images, clean):
-        for task in tasks:
-            refuse_overlap(images, task.test)
+        refuse_overlap(images, against["test"])
     return Sources(
         tasks, account, account.images.select_columns(CONTRACT), clean.select_columns(CONTRACT),
         {"retrieved": (refused, checked), "synthetic": (len(ledger), len(own))},
@@ -141,12 +141,14 @@ def make_sources(
 
 def _union(parts: Sequence[Dataset]) -> Dataset:
     """Every image of the sets once, by id: a part of the classes repeats images of the whole."""
-    kept, known = [], set()
+    clustered = ["cluster"] if all("cluster" in part.column_names for part in parts) else []
+    kept: list[Dataset] = []
+    known: set[str] = set()
     for part in parts:
         new = [row for row, key in enumerate(part["id"]) if key not in known]
         known.update(part["id"])
         if new:
-            kept.append(part.select(new).select_columns(["image", "id"]))
+            kept.append(part.select(new).select_columns(["image", "id", *clustered]))
     return concatenate_datasets(kept)
 
 
@@ -186,7 +188,11 @@ def perturbed_runs(
     """The images as they are (strength 0) and perturbed, by strength, and every adaptation to them."""
     sets = {0.0: images} | {s: perturbed_once(images, generator, s, Sampling(steps=steps)) for s in strengths}
     plain = {strength: part.select_columns(CONTRACT) for strength, part in sets.items()}
-    runs = [Run(f"{s:g}", part, tasks, seed) for s, part in plain.items() for seed in range(seeds)]
+    runs = [
+        Run(f"{s:g}", part, tasks, seed, readings=("zero-shot",))
+        for s, part in plain.items()
+        for seed in range(seeds)
+    ]
     return sets, runs
 
 
@@ -216,7 +222,7 @@ def adapt_all(
     """The results of all runs, in their order; each is trained at most once, and kept."""
     jobs = [
         delayed(adapt_and_predict)(
-            checkpoint, run.images, run.tasks, run.source, adaptation, run.seed, run.adapted
+            checkpoint, run.images, run.tasks, run.source, adaptation, run.seed, run.adapted, run.readings
         )
         for run in runs
     ]

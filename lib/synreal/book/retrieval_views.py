@@ -33,7 +33,9 @@ def curves(found: Accuracies, reading: str) -> Figure:
         for source in (*CURVES, "mixture"):
             _curve(axes, rows[rows["source"] == source], source)
         _guides(axes, rows, found)
-        axes.set(xscale="log", title=f"{task}\nn = {found.n(task):,}", xlabel="training images")
+        axes.set_xscale("log")
+        _ticks(axes, rows)
+        axes.set(title=f"{task}\nn = {found.n(task):,}", xlabel="training images")
     panels[0][0].set_ylabel(f"{reading} accuracy")
     handles, names = panels[0][0].get_legend_handles_labels()
     fig.legend(handles, names, loc="outside upper center", ncols=4)
@@ -58,6 +60,13 @@ def _curve(axes: Axes, rows: pd.DataFrame, source: str) -> None:
         capsize=2.5,
     )
     axes.fill_between(rows["budget"], rows["ci_low"], rows["ci_high"], color=colour, alpha=0.15, linewidth=0)
+
+
+def _ticks(axes: Axes, rows: pd.DataFrame) -> None:
+    """The numbers of images that were measured, and no others."""
+    budgets = sorted(set(rows["budget"]) - {0})
+    axes.set_xticks(budgets, [f"{budget:,}" for budget in budgets], fontsize=8)
+    axes.minorticks_off()
 
 
 def _guides(axes: Axes, rows: pd.DataFrame, found: Accuracies) -> None:
@@ -163,7 +172,7 @@ def costs(table: pd.DataFrame) -> Figure:
         )
     axes.axhline(0, color="#222222", linewidth=1, linestyle="--")
     axes.set(xlabel="strength of the perturbation", ylabel="accuracy lost", xticks=rows["strength"])
-    axes.legend()
+    fig.legend(loc="outside upper center", ncols=2)
     sns.despine(fig)
     plt.close(fig)
     return fig

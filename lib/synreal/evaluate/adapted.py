@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -17,10 +17,11 @@ from synreal.data.tasks import Task
 from synreal.errors import InputError
 from synreal.evaluate.predictions import Predictions
 from synreal.models.classifier import LinearClassifier, class_columns
-from synreal.models.load import load_classifier
+from synreal.models.load import weights_file
 from synreal.models.tower import ImageTower
 from synreal.paths import cache_dir
 from synreal.train.adapt import SCENES, Adaptation, adapt, linear_probe
+from synreal.train.realtune import open_card
 
 READINGS = ("zero-shot", "probe")
 
@@ -48,6 +49,7 @@ def adapt_and_predict(
     adaptation: Adaptation = SCENES,
     seed: int = 0,
     adapted: bool = True,
+    readings: Sequence[str] = READINGS,
 ) -> list[Adapted]:
     """The checkpoint adapted to `images`, on each task; without `adapted` as it is, and budget 0.
 
@@ -55,20 +57,19 @@ def adapt_and_predict(
     checkpoint, images, settings and task, so that nothing is trained twice.
     """
     tuning = adaptation.tuning_of(len(images), seed)
-    if not adapted:
-        tuning = replace(tuning, steps=0)
-    key = _key(checkpoint, images, tuning)
-    missing = [task for task in tasks if not all(path.exists() for path in _paths(key, task, adaptation))]
-    if missing:
-        classifier = adapt(checkpoint, images, tuning)
-        for task in missing:
-            found = predict_task(classifier, task, adaptation, seed)
-            for path, reading in zip(_paths(key, task, adaptation), READINGS, strict=True):
-                found[reading].save(path)
+    tuning = tuning if adapted else replace(tuning, steps=0)
+    key = f"{_checkpoint_hash(checkpoint)}-{image_set_hash(images)}-{_hash(asdict(tuning))}"
+    paths = [_paths(key, task, adaptation, readings) for task in tasks]
+    missing = [n for n, own in enumerate(paths) if not all(path.exists() for path in own.values())]
+    classifier = adapt(checkpoint, images, tuning) if missing else None
+    for n in missing:
+        assert classifier is not None
+        for reading, found in predict_task(classifier, tasks[n], adaptation, seed, readings).items():
+            found.save(paths[n][reading])
     budget = len(images) if adapted else 0
     return [
-        Adapted(task.name, source, budget, seed, _read(key, task, adaptation, f"{source} {budget}"))
-        for task in tasks
+        Adapted(task.name, source, budget, seed, _read(own, task, f"{source} {budget}"))
+        for task, own in zip(tasks, paths, strict=True)
     ]
 
 
@@ -92,7 +93,11 @@ def head_logits(classifier: LinearClassifier, features: Tensor) -> Tensor:
 
 
 def predict_task(
-    classifier: LinearClassifier, task: Task, adaptation: Adaptation = SCENES, seed: int = 0
+    classifier: LinearClassifier,
+    task: Task,
+    adaptation: Adaptation = SCENES,
+    seed: int = 0,
+    readings: Sequence[str] = READINGS,
 ) -> dict[str, Predictions]:
     """The classifier's predictions on the task's test images, by reading.
 
@@ -102,12 +107,26 @@ def predict_task(
         raise InputError(
             f"task {task.name}: its classes are {task.class_names}, the classifier's {classifier.class_names}"
         )
-    seen, shown = features_of(classifier, task.train), features_of(classifier, task.test)
+    shown = features_of(classifier, task.test)
+    found = {}
+    for reading in readings:
+        probed = reading == "probe"
+        logits = (
+            _probed(classifier, task, shown, adaptation, seed) if probed else head_logits(classifier, shown)
+        )
+        found[reading] = _predictions(classifier, task, logits)
+    return found
+
+
+def _probed(
+    classifier: LinearClassifier, task: Task, shown: Tensor, adaptation: Adaptation, seed: int
+) -> Tensor:
+    """The scores of a linear probe that learned from the task's training images."""
+    seen = features_of(classifier, task.train)
     recipe = adaptation.probe_of(len(seen), seed)
     probe = linear_probe(seen, labels_of(task.train), len(task.class_names), recipe)
     with torch.no_grad():
-        logits = {"zero-shot": head_logits(classifier, shown), "probe": probe(F.normalize(shown, dim=-1))}
-    return {reading: _predictions(classifier, task, logits[reading]) for reading in READINGS}
+        return probe(F.normalize(shown, dim=-1))
 
 
 def _predictions(classifier: LinearClassifier, task: Task, logits: Tensor) -> Predictions:
@@ -123,21 +142,25 @@ def _predictions(classifier: LinearClassifier, task: Task, logits: Tensor) -> Pr
     )
 
 
-def _key(checkpoint: str | Path, images: Dataset, tuning: object) -> str:
-    classifier = load_classifier(checkpoint)
-    parts = [classifier.model_hash, classifier.preprocess_hash, image_set_hash(images), asdict(tuning)]  # type: ignore[call-overload]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+def _checkpoint_hash(checkpoint: str | Path) -> str:
+    """Of the weights, and of what the card says beside them."""
+    card = open_card(checkpoint)
+    with weights_file(card).open("rb") as stream:
+        return _hash([hashlib.file_digest(stream, "sha256").hexdigest(), card.model_dump(mode="json")])
 
 
-def _paths(key: str, task: Task, adaptation: Adaptation) -> list[Path]:
-    settings = [asdict(adaptation.probe), adaptation.probe_epochs]
-    probe = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:8]
-    images = f"{image_set_hash(task.train)}-{image_set_hash(task.test)}"
-    return [cache_dir() / "adapted" / f"{key}-{images}-{probe}-{reading}.parquet" for reading in READINGS]
+def _hash(value: object) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
 
 
-def _read(key: str, task: Task, adaptation: Adaptation, model: str) -> dict[str, Predictions]:
-    paths = dict(zip(READINGS, _paths(key, task, adaptation), strict=True))
+def _paths(key: str, task: Task, adaptation: Adaptation, readings: Sequence[str]) -> dict[str, Path]:
+    probe = _hash([asdict(adaptation.probe), adaptation.probe_epochs, image_set_hash(task.train)])
+    settings = {"zero-shot": "head", "probe": probe}
+    folder, test = cache_dir() / "adapted" / key, image_set_hash(task.test)
+    return {reading: folder / f"{test}-{settings[reading]}.parquet" for reading in readings}
+
+
+def _read(paths: Mapping[str, Path], task: Task, model: str) -> dict[str, Predictions]:
     return {
         reading: replace(Predictions.load(path), model=model, image_set=task.name)
         for reading, path in paths.items()
