@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from synreal.data.imageset import from_arrays
 from synreal.errors import InputError
-from synreal.models import Card, build_module, save_checkpoint
+from synreal.models import build_module, save_checkpoint
 from synreal.retrieve.content import Images
 from synreal.retrieve.embed import embed_set, load_embeddings
 from synreal.retrieve.embeddings import Embeddings
@@ -20,18 +20,8 @@ from synreal.retrieve.encoder import Encoder
 from synreal.retrieve.index import Index, exact_search
 from synreal.retrieve.plan import ivf_pq_shape
 from synreal.retrieve.semantic import Embedded
+from tiny_clip import CARD
 
-CARD = Card(
-    name="tiny-clip", role="tiny", library="open_clip", architecture="tiny", activation="gelu",
-    architecture_args={
-        "embed_dim": 16,
-        "vision_cfg": {"image_size": 16, "patch_size": 8, "width": 32, "layers": 1, "head_width": 16},
-        "text_cfg": {"context_length": 12, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
-    },
-    weights="model.safetensors", image_size=16, resize=16, crop="none", interpolation="bilinear",
-    mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), head="zero-shot", templates=("a {}", "my {}"),
-    class_names=("red", "blue"), license="MIT",
-)  # fmt: skip
 PIXELS = np.random.default_rng(0).integers(0, 256, (25, 16, 16, 3), dtype=np.uint8)
 
 

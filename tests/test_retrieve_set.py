@@ -15,7 +15,7 @@ from PIL import Image
 from synreal.cli import main
 from synreal.data.imageset import check_image_set, from_arrays, load_image_set
 from synreal.errors import InputError
-from synreal.models import Card, build_module, save_checkpoint
+from synreal.models import build_module, save_checkpoint
 from synreal.retrieve.corpus import MissingImages, check_corpus, open_corpus
 from synreal.retrieve.decontaminate import decontaminate
 from synreal.retrieve.encoder import Encoder
@@ -25,18 +25,8 @@ from synreal.retrieve.match import ClassQuery
 from synreal.retrieve.retrieve import first_per_class, retrieve
 from synreal.retrieve.semantic import Semantic, embed_corpus
 from synreal.retrieve.sieve import LEDGER
+from tiny_clip import CARD
 
-CLIP = Card(
-    name="tiny-clip", role="tiny", library="open_clip", architecture="tiny", activation="gelu",
-    architecture_args={
-        "embed_dim": 16,
-        "vision_cfg": {"image_size": 16, "patch_size": 8, "width": 32, "layers": 1, "head_width": 16},
-        "text_cfg": {"context_length": 12, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
-    },
-    weights="model.safetensors", image_size=16, resize=16, crop="none", interpolation="bilinear",
-    mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), head="zero-shot", templates=("a {}", "my {}"),
-    class_names=("red", "blue"), license="MIT",
-)  # fmt: skip
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 16, 16, 3), dtype=np.uint8)
 CAPTIONS = [f"a {('red', 'blue')[row % 2]} thing {row}" for row in range(40)]
 RED, BLUE = ClassQuery(name="red"), ClassQuery(name="blue")
@@ -59,11 +49,11 @@ def with_images(images, changes):
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory):
     torch.manual_seed(0)
-    module = build_module(CLIP)
+    module = build_module(CARD)
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.normal_(std=0.2)
-    return Encoder(save_checkpoint(tmp_path_factory.mktemp("clip"), module, CLIP))
+    return Encoder(save_checkpoint(tmp_path_factory.mktemp("clip"), module, CARD))
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperCommand
 
 from synreal.commands import adapt, plan, retrieve, tune
+from synreal.commands.pairs import named_place
 from synreal.errors import InputError
 
 app = typer.Typer(
@@ -62,16 +63,6 @@ def split_pair(text: str) -> tuple[str, str]:
     if not (equals and name):
         raise InputError(f"-p {text}: expected a name and a value, for example -p seed 3")
     return name, value
-
-
-def _named_place(text: str) -> tuple[str, str]:
-    """("name", "place") of "name=place". Raises InputError when one is missing."""
-    name, equals, place = text.partition("=")
-    if not (equals and name and place):
-        raise InputError(
-            f"--synthetic {text}: expected a name and a place, for example --synthetic sd15=images/"
-        )
-    return name, place
 
 
 @app.command(cls=PairsCommand)
@@ -147,7 +138,7 @@ def synbench(
 
     Exit status: 0 all thresholds hold or are undecided, 1 a threshold or a measure failed, 2 bad input.
     """
-    pairs = [_named_place(text) for text in synthetic]
+    pairs = [named_place("--synthetic", text, "sd15=images/") for text in synthetic]
     from synreal.book.synbench_page import synbench as run_synbench
     from synreal.data.imageset import class_names
     from synreal.data.worlds import open_world

@@ -3,11 +3,14 @@
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from synreal.errors import InputError
+from synreal.commands.pairs import named_place
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 def retrieve(
@@ -51,9 +54,9 @@ def retrieve(
 
     Exit status: 0 the set is written, 2 bad input (such as more images asked for than there are).
     """
-    pairs = [_named_place(text) for text in against or []]
+    pairs = [named_place("--against", text, "test=photos/") for text in against or []]
     from synreal.data.worlds import open_world
-    from synreal.retrieve.corpus import MissingImages, open_corpus
+    from synreal.retrieve.corpus import MissingImages
     from synreal.retrieve.encoder import Encoder
     from synreal.retrieve.filters import Filters
     from synreal.retrieve.manifest import refuse_existing, save_retrieved
@@ -65,10 +68,7 @@ def retrieve(
     queries = read_classes(classes)
     filters = Filters(top_share, cap, near_duplicate, contamination)
     encoder = Encoder(checkpoint, device) if checkpoint else None
-    with warnings.catch_warnings(record=True, action="always", category=MissingImages) as missing:
-        pool = open_corpus(corpus, scenes, seed)
-    for warning in missing:
-        print(f"synreal: {warning.message}", file=sys.stderr)
+    pool = _opened(corpus, scenes, seed)
     others = {name: open_world(place, scenes, seed, "none", name).images for name, place in pairs}
     embedded = None
     if encoder is not None:
@@ -92,8 +92,12 @@ def retrieve(
     print(out)
 
 
-def _named_place(text: str) -> tuple[str, str]:
-    name, equals, place = text.partition("=")
-    if not (equals and name and place):
-        raise InputError(f"--against {text}: expected a name and a place, for example --against test=photos/")
-    return name, place
+def _opened(corpus: str, scenes: int, seed: int) -> "Dataset":
+    """The corpus; rows without an image are listed on the error stream."""
+    from synreal.retrieve.corpus import MissingImages, open_corpus
+
+    with warnings.catch_warnings(record=True, action="always", category=MissingImages) as missing:
+        pool = open_corpus(corpus, scenes, seed)
+    for warning in missing:
+        print(f"synreal: {warning.message}", file=sys.stderr)
+    return pool

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from synreal.errors import InputError
+from synreal.commands.pairs import named_place
 
 if TYPE_CHECKING:
     from synreal.train.tune import Method
@@ -46,7 +46,7 @@ def tune(
     Run it under `accelerate launch` for several GPUs.
     Exit status: 0 done, 2 bad input.
     """
-    pairs = [_named(text) for text in known or []]
+    pairs = [named_place("--known", text, "imagenet=images/") for text in known or []]
     from synreal.data.worlds import open_world
     from synreal.evaluate.tuning_report import realtune
     from synreal.train.realtune import open_card
@@ -61,11 +61,3 @@ def tune(
     others = {name: open_world(place, VALIDATION) for name, place in pairs}
     named = cast("Method", method)  # `tune` refuses another, and names those there are
     print(realtune(checkpoint, world, out, named, chosen, tried, others, device))
-
-
-def _named(text: str) -> tuple[str, str]:
-    """("name", "place") of "name=place". Raises InputError when one is missing."""
-    name, equals, place = text.partition("=")
-    if not (equals and name and place):
-        raise InputError(f"--known {text}: expected a name and a place, such as --known imagenet=images/")
-    return name, place
