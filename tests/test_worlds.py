@@ -12,6 +12,7 @@ from synreal.data.imageset import UnreadableImages, class_names, from_arrays
 from synreal.data.scenes import factor_table, scene_set
 from synreal.data.worlds import open_world
 from synreal.errors import InputError
+from synreal.paths import located, repository_root
 
 
 def tree(folder, classes=("cat", "dog", "van")):
@@ -141,3 +142,15 @@ def test_a_folder_that_is_called_like_a_preset_is_a_folder(tmp_path, monkeypatch
         tree(tmp_path / name)
         world = open_world(name)
         assert len(world.images) == 6 and world.hierarchy is None and world.factors is None
+
+
+def test_a_relative_place_is_seen_from_the_zoo_and_the_repository(tmp_path, monkeypatch):
+    """A notebook's kernel may run in its own folder."""
+    tree(tmp_path / "zoo" / "photos")
+    monkeypatch.setenv("SYNREAL_ZOO", str(tmp_path / "zoo"))
+    assert len(open_world("zoo/photos").images) == 6 and open_world("zoo/photos").name == "zoo/photos"
+    monkeypatch.chdir(tmp_path)
+    assert located("tests/data") == str(repository_root() / "tests/data")
+    (tmp_path / "tests" / "data").mkdir(parents=True)
+    assert located("tests/data") == "tests/data", "the current folder comes first"
+    assert located("zoo/nothing") == "zoo/nothing"

@@ -1,7 +1,10 @@
 """Where things lie, resolved from the repository root whatever the current folder is."""
 
 import os
+import re
 from pathlib import Path
+
+from synreal.errors import InputError
 
 
 def repository_root() -> Path:
@@ -24,3 +27,21 @@ def zoo_dir() -> Path:
 def cache_dir() -> Path:
     """Folder of memoised results, safe to delete; `SYNREAL_CACHE` overrides it."""
     return Path(os.environ.get("SYNREAL_CACHE", repository_root() / ".cache"))
+
+
+def expanded(source: str) -> str:
+    """A place with the variables of the environment filled in; InputError for one that is not set."""
+    place = os.path.expandvars(source)
+    if missing := re.findall(r"\$\{?(\w+)", place):
+        raise InputError(f"{source}: set the environment variable {missing[0]} to the folder of the data")
+    return place
+
+
+def located(source: str | Path) -> str:
+    """`expanded`; seen from the repository (zoo/...: from the zoo) where the current folder lacks it.
+
+    Notebooks run in several folders, but their parameters name places as one sees them from the repository.
+    """
+    path = Path(expanded(str(source)))
+    zoo = zoo_dir() / path.relative_to("zoo") if path.parts[:1] == ("zoo",) else path
+    return str(next((p for p in (path, zoo, repository_root() / path) if p.exists()), expanded(str(source))))

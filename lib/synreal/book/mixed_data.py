@@ -2,17 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
-from datasets import Dataset
-
-from synreal.data.imageset import class_names, load_image_set
+from synreal.data.imageset import class_names
 from synreal.data.pool import Pool
 from synreal.data.transfer import drawn_digits, transfer_set
-from synreal.data.worlds import expanded, open_world
+from synreal.data.worlds import open_world
 from synreal.errors import InputError
 from synreal.generate.rerender import Defects, rerendered_set
-from synreal.paths import repository_root
 from synreal.train.networks import PAPER, TINY, Network
 
 
@@ -44,7 +40,7 @@ def _with_steps(network: Network, steps: Mapping[str, int]) -> Network:
 def open_pool(real_set: str, count: int, synthetic_set: str, size: int) -> Pool:
     """Real images, and below them those of the synthetic set, a folder or file seen from the repository."""
     real = open_world(real_set, count).images
-    return Pool.of(real_set, real, _stored(synthetic_set), size)
+    return Pool.of(real_set, real, open_world(synthetic_set, hierarchy="none").images, size)
 
 
 def shifted_pool(
@@ -75,11 +71,6 @@ def transfer_pools(source: str, synthetic: str, size: int, seed: int) -> tuple[P
     train, test = (transfer_set(source, split, size) for split in ("train", "test"))
     drawn = drawn_digits(len(train), seed, size) if synthetic == "drawn" else None
     if synthetic not in ("", "drawn"):
-        drawn = _stored(synthetic)
+        drawn = open_world(synthetic, hierarchy="none").images
     name = source.partition(":")[0]
     return Pool.of(name, train, drawn, size), Pool.of(name, test, None, size)
-
-
-def _stored(source: str) -> Dataset:
-    place = Path(expanded(source))
-    return load_image_set(place if place.is_absolute() else repository_root() / place)

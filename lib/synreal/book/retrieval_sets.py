@@ -12,13 +12,12 @@ from synreal.data.fingerprint import image_set_hash
 from synreal.data.hierarchy import SCENES_HIERARCHY, Hierarchy
 from synreal.data.imageset import load_image_set
 from synreal.data.tasks import Task, of_classes
-from synreal.data.worlds import expanded
 from synreal.evaluate.adapted import READINGS, Adapted, adapt_and_predict
 from synreal.evaluate.guard import refuse_overlap
 from synreal.evaluate.predictions import Predictions
 from synreal.generate.perturb import perturbed_set
 from synreal.generate.sample import Sampling, open_generator
-from synreal.paths import cache_dir, repository_root
+from synreal.paths import cache_dir
 from synreal.retrieve.corpus import open_corpus
 from synreal.retrieve.decontaminate import decontaminate
 from synreal.retrieve.encoder import Encoder
@@ -50,13 +49,6 @@ class Run:
     seed: int
     adapted: bool = True
     readings: tuple[str, ...] = READINGS
-
-
-def located(place: str) -> str:
-    """A place with its variables filled in; a relative path is the repository's where it exists there."""
-    found = expanded(place)
-    inside = repository_root() / found
-    return str(inside) if inside.exists() else found
 
 
 def open_pool(place: str, count: int, model: str, seed: int = 0) -> tuple[Dataset, Embedded]:

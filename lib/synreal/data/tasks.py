@@ -14,8 +14,8 @@ from synreal.data.imageset import class_names, from_arrays
 from synreal.data.labels import classify
 from synreal.data.scenes import scene_set
 from synreal.data.sprites import CLASS_NAMES, load_sprites
-from synreal.data.worlds import expanded
 from synreal.errors import InputError
+from synreal.paths import expanded, located
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def open_task(source: str, counts: Counts = Counts(), seed: int = 0) -> Task:
     """
     kind, _, detail = expanded(source).partition(":")
     if kind in BENCHMARKS and detail:
-        train, val, test = (benchmark(kind, detail, split) for split in ("train", "val", "test"))
+        train, val, test = (benchmark(kind, located(detail), split) for split in ("train", "val", "test"))
         return Task(source.partition(":")[0], train, val, test)
     if kind not in ("scenes", "catalogue") or (kind == "catalogue" and detail):
         raise InputError(

@@ -19,8 +19,8 @@ from torchvision.datasets import Caltech101, EuroSAT
 from synreal.data.folders import from_paths
 from synreal.data.imageset import finish_image_set, from_arrays, load_image_set
 from synreal.data.labels import classify
-from synreal.data.worlds import expanded
 from synreal.errors import InputError
+from synreal.paths import expanded, located
 
 Split = Literal["train", "test"]
 Listing = tuple[list[str], list[int], list[str]]  # paths below the root, labels, class names
@@ -50,8 +50,8 @@ def transfer_set(source: str, split: Split, size: int | None = None) -> Dataset:
     if name == "digits":
         return handwritten_digits(split, size or 32)
     if name in PLACES:
-        return _from_torchvision(name, Path(root), split)
-    return load_image_set(expanded(source), split=split)
+        return _from_torchvision(name, Path(located(root)), split)
+    return load_image_set(located(source), split=split)
 
 
 def handwritten_digits(split: Split, size: int = 32) -> Dataset:

@@ -1,6 +1,5 @@
 """What a notebook examines classifiers on, by name: images, their coarse groups and their factors."""
 
-import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from synreal.data.imageset import Unreadable, class_names, load_image_set
 from synreal.data.scenes import factor_table, scene_set
 from synreal.data.sprites import SPLITS
 from synreal.errors import InputError
+from synreal.paths import expanded, located
 
 PRESETS: dict[str, Callable[..., Dataset]] = {  # of a folder, and of `unreadable` as `load_image_set` has it
     "cifar10": cifar10,
@@ -75,22 +75,14 @@ def open_world(
 
 def _stored(place: str, unreadable: Unreadable) -> Dataset:
     if preset := _preset(place):
-        return PRESETS[preset](place.partition(":")[2], unreadable=unreadable)
-    return load_image_set(place, unreadable=unreadable)
+        return PRESETS[preset](located(place.partition(":")[2]), unreadable=unreadable)
+    return load_image_set(located(place), unreadable=unreadable)
 
 
 def _preset(place: str) -> str:
     """The preset that a source such as `imagenetx:folder` names; empty for a folder called like one."""
     name, colon, _ = place.partition(":")
     return name if colon and name in PRESETS else ""
-
-
-def expanded(source: str) -> str:
-    """A place with the variables of the environment filled in; InputError for one that is not set."""
-    place = os.path.expandvars(source)
-    if missing := re.findall(r"\$\{?(\w+)", place):
-        raise InputError(f"{source}: set the environment variable {missing[0]} to the folder of the data")
-    return place
 
 
 def _hierarchy(choice: str, place: str, images: Dataset) -> Hierarchy | None:

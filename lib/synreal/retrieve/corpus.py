@@ -10,9 +10,9 @@ from datasets.exceptions import DatasetGenerationError
 
 from synreal.data.labels import shorten
 from synreal.data.sources import KEY, Kind, find_source
-from synreal.data.worlds import expanded, open_world
+from synreal.data.worlds import open_world
 from synreal.errors import InputError
-from synreal.paths import cache_dir
+from synreal.paths import cache_dir, located
 
 IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp")
 CAPTION_COLUMNS = ("caption", "TEXT", "text", "txt")  # as image sets, LAION's tables and WebDataset call it
@@ -37,7 +37,7 @@ def open_corpus(place: str | Path, count: int | None = None, seed: int = 0) -> d
     Rows without an image stay, and a `MissingImages` warning counts and names them; images are not decoded.
     Raises InputError for a corpus without rows or images, and for ids that repeat.
     """
-    where = expanded(str(place))
+    where = located(place)
     path = Path(where)
     there = path.exists() or any(path.parent.glob(path.name))
     kind, files = find_source(where, None) if there else ("hub", [])

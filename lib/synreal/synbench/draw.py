@@ -7,11 +7,11 @@ from pathlib import Path
 from datasets import Dataset
 
 from synreal.data.imageset import class_names
-from synreal.data.worlds import World, expanded
+from synreal.data.worlds import World
 from synreal.errors import InputError
 from synreal.generate.prompts import Style, make_prompts
 from synreal.generate.sample import Sampling, open_generator, sample_set
-from synreal.paths import cache_dir, repository_root
+from synreal.paths import cache_dir, located
 
 SHARD = 200  # images; small enough that several processes share a set of some hundred
 
@@ -36,15 +36,9 @@ def draw_world(
         )
     names, labels = class_names(captioned), captioned["label"][:]
     prompts = make_prompts([names[label] for label in labels], captioned["caption"][:], style)
-    opened = open_generator(_found(generator))
+    opened = open_generator(located(generator))
     parts = [opened.fingerprint(), str(asdict(sampling)), *prompts]
     key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
     folder = cache_dir() / "drawn" / key
     images = sample_set(folder, opened, prompts, labels, names, sampling, SHARD, workers)
     return World(name, images, None, None)
-
-
-def _found(generator: str | Path) -> Path:
-    """Notebooks run in several folders, so that a relative path has to be seen from one of its own."""
-    path = Path(expanded(str(generator)))
-    return path if path.is_absolute() or path.exists() else repository_root() / path

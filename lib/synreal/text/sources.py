@@ -12,9 +12,8 @@ import datasets
 import pyarrow as pa
 from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 
-from synreal.data.worlds import expanded
 from synreal.errors import InputError
-from synreal.paths import cache_dir, repository_root, zoo_dir
+from synreal.paths import cache_dir, expanded, located
 from synreal.text.austen import austen
 from synreal.text.presets import PRESETS
 
@@ -51,10 +50,8 @@ def place_of(folder: str | Path) -> Path:
     Variables of the environment are filled in. Raises InputError, with what could be meant, where there is
     none.
     """
-    path = Path(expanded(str(folder)))
-    zoo = zoo_dir() / path.relative_to("zoo") if path.parts[:1] == ("zoo",) else path
-    found = next((p for p in (path, zoo, repository_root() / path) if p.exists()), None)
-    if found is None:
+    found = Path(located(folder))
+    if not found.exists():
         raise InputError(f"{folder}: no such file or folder; {KINDS}")
     return found
 
