@@ -1,5 +1,6 @@
 """The one training loop: every model of the book, of any kind, is trained by `fit`."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -7,9 +8,8 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from diffusers.optimization import get_scheduler
-from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 from tqdm.auto import trange
 
 from synreal.errors import InputError
@@ -79,10 +79,8 @@ class _Run:
         self.device, self.main = self.accelerator.device, self.accelerator.is_main_process
         self.model, self.loss, self.recipe, self.folder, self.curve = model, loss, recipe, folder, curve
         optimizer = _optimizer(model, recipe)
-        self.scheduler = get_scheduler(
-            "cosine", optimizer, num_warmup_steps=recipe.warmup_steps, num_training_steps=recipe.steps
-        )
-        self.ema = EMAModel(model.parameters(), decay=recipe.ema_decay) if recipe.ema_decay else None
+        self.scheduler = LambdaLR(optimizer, lambda step: _share_of_rate(step, recipe))
+        self.ema = _average(model, recipe.ema_decay) if recipe.ema_decay else None
         parts = {"model": model, "optimizer": optimizer, "scheduler": self.scheduler, "ema": self.ema}
         self._state = State(parts | {"curve": curve}, recipe, folder)
         self.start = self._state.resume()
@@ -193,6 +191,21 @@ def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     return torch.optim.AdamW(
         trained, lr=recipe.learning_rate, betas=recipe.betas, weight_decay=recipe.weight_decay
     )
+
+
+def _share_of_rate(step: int, recipe: Recipe) -> float:
+    """Linear warm-up from 0 to 1, then half a cosine back to 0."""
+    if step < recipe.warmup_steps:
+        return step / recipe.warmup_steps
+    progress = (step - recipe.warmup_steps) / max(1, recipe.steps - recipe.warmup_steps)
+    return max(0.0, 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+def _average(model: nn.Module, decay: float) -> Any:
+    # imported here because it brings all of diffusers: seconds that few trainings need
+    from diffusers.training_utils import EMAModel
+
+    return EMAModel(model.parameters(), decay=decay)
 
 
 def _step_generator(seed: int, step: int, accelerator: Accelerator) -> torch.Generator:

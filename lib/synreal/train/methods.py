@@ -5,7 +5,6 @@ from contextlib import contextmanager
 
 import pandas as pd
 import torch
-from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
@@ -94,6 +93,8 @@ def low_rank(module: nn.Module, head: str, seed: int) -> Iterator[None]:
 
     Adapted are linear layers and attention; in a network without them below its head, the convolutions.
     """
+    from peft import LoraConfig, get_peft_model  # seconds to import, for this method alone
+
     trained = [weight for weight in module.parameters() if weight.requires_grad]
     chosen = head_parameters(module, head)
     config = LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=_adapted(module, head))
