@@ -318,13 +318,16 @@ def test_frozen_parts_keep_their_batch_statistics_and_drop_nothing():
 
 
 def in_two_processes(folder):
+    torch.set_num_threads(1)
     AcceleratorState._reset_state(reset_partial_state=True)  # the parent's, which knows one process
     network = model()
     fit(network, exact, ROWS, replace(RECIPE, micro_batch=2), folder)
     torch.save(weights(network), folder / f"{PartialState().process_index}.pt")
 
 
-def test_two_processes_learn_what_one_does(tmp_path):
+def test_two_processes_learn_what_one_does(tmp_path, monkeypatch):
+    # OpenMP's threads do not come along with a fork, and a child that counts on them waits for ever
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # or else Accelerate sets the number anew
     debug_launcher(in_two_processes, (tmp_path,), num_processes=2)
     one, two = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     assert torch.equal(one, two)

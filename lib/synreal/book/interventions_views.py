@@ -64,6 +64,12 @@ def dose_alt(verdicts: pd.DataFrame) -> str:
     return f"Lines of accuracy against dose. At the largest dose, {'; '.join(parts)}."
 
 
+def verdict_table(found: pd.DataFrame) -> pd.DataFrame:
+    """The verdicts of `dial_verdicts`, a column for each defect."""
+    shown = found.assign(**{"p, Holm": [f"{p:.4f}" for p in found["p, Holm"]]})
+    return shown[["verdict", *(name for name in shown if name != "verdict")]].T
+
+
 def cross_figure(table: pd.DataFrame) -> Figure:
     """A square for each defect and matching probe with the change of accuracy; stars where p < 0.05, Holm."""
     order = [name for name in MATCHING if name in set(table["defect"])]

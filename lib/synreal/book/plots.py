@@ -16,6 +16,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 PALETTE: dict[str, str] = {
     "real": "#0072B2",  # blue
@@ -167,6 +168,7 @@ def _finish(axes: Axes, frame: pd.DataFrame, groups: list[str], reference: float
         range(len(groups)), [f"{g.replace('_', ' ')}  (n = {_span(counts.loc[g])})" for g in groups]
     )
     axes.set_ylim(len(groups) - 0.5, -0.5)
+    axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     if reference is not None:
         axes.axvline(
             reference, color="#222222", linewidth=1, linestyle="--", zorder=1.5

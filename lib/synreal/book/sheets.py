@@ -29,21 +29,22 @@ def worst_cases(rows: Mapping[str, Sequence[Captioned]], *, title: str = "") -> 
     fig, axes = plt.subplots(
         figsize=(INCHES * (columns + 1.5), INCHES * height * len(rows) + 0.3 * bool(title))
     )
+    size = 6 * max(1.0, columns / 8)  # points; a page scales wide sheets down
     for number, (name, row) in enumerate(rows.items()):
-        axes.text(-0.1, number * height + 0.5, name, ha="right", va="center", fontsize=8, wrap=True)
+        axes.text(-0.1, number * height + 0.5, name, ha="right", va="center", fontsize=size + 2, wrap=True)
         for column, (image, words) in enumerate(row):
-            _place(axes, image, words, column, number * height)
+            _place(axes, image, words, column, number * height, size)
     axes.set(xlim=(-1.5, columns), ylim=(len(rows) * height, 0), aspect="equal", title=title)
     axes.set_axis_off()
     plt.close(fig)  # or Jupyter would show it a second time, without alt text
     return fig
 
 
-def _place(axes: Axes, image: Image.Image, words: str, left: float, top: float) -> None:
+def _place(axes: Axes, image: Image.Image, words: str, left: float, top: float, points: float) -> None:
     """The image in the cell [left, left + 1] x [top, top + 1], 5 % free on each side."""
     small = image.copy()
     small.thumbnail((LARGEST, LARGEST))
     width, height = 0.9 * np.array(small.size) / max(small.size)
     x, y = left + (1 - width) / 2, top + (1 - height) / 2
     axes.imshow(np.asarray(small), extent=(x, x + width, y + height, y), interpolation="nearest")
-    axes.text(left + 0.5, top + 1, words, ha="center", va="top", fontsize=6)
+    axes.text(left + 0.5, top + 1, words, ha="center", va="top", fontsize=points)

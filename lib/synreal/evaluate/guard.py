@@ -30,6 +30,17 @@ def refuse_overlap(
         _refuse(test, close, f"are within {threshold} ({descriptor.name}) of a training image")
 
 
+def refuse_shared_pixels(train: np.ndarray, test: np.ndarray) -> None:
+    """`refuse_overlap` for images in memory, uint8 [N, H, W, 3]: no test image may be in `train` as well."""
+    known = {image.tobytes() for image in train} if train.shape[1:] == test.shape[1:] else set()
+    found = np.flatnonzero([image.tobytes() in known for image in test])
+    if len(found):
+        raise InputError(
+            f"{len(found)} of {len(test)} test images have the pixels of a training image, first number "
+            f"{found[0]}; {MEND}"
+        )
+
+
 def refuse_choice_on(reported: str, chosen_on: str) -> None:
     """Raise InputError when a setting was chosen on the images whose result is reported.
 

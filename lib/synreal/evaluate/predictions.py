@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from synreal.data.stored import decoded, stored_batches
+from synreal.data.small import image_batches
 from synreal.errors import InputError
 
 METADATA_KEY = b"synreal.predictions"
@@ -119,7 +119,7 @@ def predict(
     if len(image_set) == 0:
         raise InputError("predict: the image set holds no image; check its folder or split")
     labels = _labels_for(classifier, image_set)
-    batches = ([decoded(row) for row in rows] for rows in stored_batches(image_set, batch_size))
+    batches = image_batches(image_set, batch_size)
     logits = [np.asarray(classifier.logits(batch, batch_size=batch_size)) for batch in batches]
     return Predictions(
         ids=np.array(image_set["id"][:], dtype=str),

@@ -12,7 +12,5 @@ def flip_and_shift(images: Tensor, generator: torch.Generator, reach: int = 2) -
     images = torch.where(mirrored.to(images.device), images.flip(3), images)
     padded = F.pad(images, (reach,) * 4, mode="replicate")
     y, x = torch.randint(2 * reach + 1, (2, count), generator=generator)
-    rows = (y[:, None] + torch.arange(height))[:, None, :, None]
-    columns = (x[:, None] + torch.arange(width))[:, None, None, :]
-    channels = torch.arange(images.shape[1])[None, :, None, None]
-    return padded[torch.arange(count)[:, None, None, None], channels, rows, columns]
+    windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # views of every shift
+    return windows[torch.arange(count), :, y, x]

@@ -15,6 +15,7 @@ from synreal.data.factors import draw_factors
 from synreal.data.scenes import compose_all, scene_arrays
 from synreal.data.sprites import CLASS_NAMES
 from synreal.errors import InputError
+from synreal.evaluate.guard import refuse_shared_pixels
 from synreal.generate.rerender import Defects, defective
 from synreal.train.kept import kept
 from synreal.train.recipes import Recipe
@@ -98,11 +99,13 @@ def dosed_logits(
     """Logits float32 [2, N, classes] of one training, before and after RealTune.
 
     `looks`: hash of the first images with these defects, so that a result of another renderer is not reused.
+    Raises InputError when a test image is among those that it learns from.
     """
     images, labels = dosed_arrays(training.defects, training.images, training.start)
+    clean, truth = scene_arrays(SPLIT, training.clean, start=training.start + training.images)
+    refuse_shared_pixels(np.concatenate([images, clean]), test)
     module = train_small(images, labels, len(CLASS_NAMES), replace(scratch, seed=training.seed))
     trained = predict_small(module, test)
-    clean, truth = scene_arrays(SPLIT, training.clean, start=training.start + training.images)
     loss = Batch(clean, truth["label"].to_numpy())
     tune(Tunable(module, loss, len(clean), HEAD), "full", replace(realtune, seed=training.seed))
     return np.stack([trained, predict_small(module, test)])

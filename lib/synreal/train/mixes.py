@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from synreal.errors import InputError
+from synreal.evaluate.guard import refuse_shared_pixels
 from synreal.train.kept import kept
 from synreal.train.recipes import Recipe
 from synreal.train.small import predict_small, train_small
@@ -34,10 +35,12 @@ def train_mixes(
     """Logits float32 [mixes, seeds, N, classes] on test images, after the recipe's steps for every mix.
 
     A seed draws its images, and the smaller mixes of one seed are parts of the larger ones. Results are kept
-    in the cache. Raises InputError for a mix that the pools cannot give.
+    in the cache. Raises InputError for a mix that the pools cannot give, and for a test image among them.
     """
     for mix in mixes:
         _check(mix, len(real[1]), len(synthetic[1]))
+    for images, _ in (real, synthetic):
+        refuse_shared_pixels(images, test)
     jobs = [
         (*_drawn(mix, real, synthetic, seed), classes, replace(recipe, seed=seed), test)
         for mix in mixes

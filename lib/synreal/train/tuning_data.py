@@ -9,14 +9,13 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from synreal.data.imageset import class_names
-from synreal.data.stored import decoded, stored_batches, undecoded
+from synreal.data.small import SMALL, image_batches
+from synreal.data.stored import decoded, undecoded
 from synreal.errors import InputError
 from synreal.models.card import Card
 from synreal.models.classifier import class_columns
 from synreal.models.preprocess import Preprocess
 from synreal.train.augment import flip_and_shift
-
-SMALL = 64  # pixels; images up to here are held in memory
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ class TuningData:
         return (pixels.float() / 255 - mean) / std
 
     def _all_pixels(self, images: Dataset) -> Tensor:
-        pixels = self._prepare.pixels([decoded(row) for batch in stored_batches(images) for row in batch])
+        pixels = np.concatenate([self._prepare.pixels(batch) for batch in image_batches(images, 1000)])
         return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
 
 
