@@ -28,11 +28,14 @@ from synreal.train.adapt import (
     mixture,
     targeted,
 )
-from synreal.train.recipes import Recipe
+from synreal.train.recipes import Preset, Recipe
 
 CLIP = "CLIP-Real-3k"
 BRIEF = Adaptation(
-    replace(SCENES.tuning, batch_size=8, learning_rate=1e-3), 1, SCENES.probe, 20, least_steps=2, most_steps=3
+    Preset(replace(SCENES.tuning.recipe, batch_size=8, learning_rate=1e-3), 1),
+    replace(SCENES.probe, epochs=20),
+    least_steps=2,
+    most_steps=3,
 )
 
 

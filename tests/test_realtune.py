@@ -121,6 +121,15 @@ def test_the_card_of_an_image_tower_is_checked_as_strictly_as_others(checkpoints
         load_classifier(tmp_path)
 
 
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_a_tuned_clip_can_be_tuned_again(checkpoints, method, tmp_path):
+    tune_checkpoint(checkpoints["clip"], images(), tmp_path / "once", "full", RECIPE)
+    card = tune_checkpoint(tmp_path / "once", images(), tmp_path / "twice", method, RECIPE)
+    assert card.training["tuned_from"] == "once" and card.head == "linear"
+    once, twice = (load_classifier(tmp_path / name).logits(pixels()) for name in ("once", "twice"))
+    assert not torch.allclose(once, twice, atol=1e-4)
+
+
 def test_flyp_tunes_both_towers_and_stays_zero_shot(checkpoints, tmp_path):
     card = tune_checkpoint(checkpoints["clip"], images(), tmp_path / "out", "flyp", RECIPE)
     assert card.head == "zero-shot" and card.templates == CLIP.templates

@@ -18,6 +18,7 @@ from synreal.data.sprites import CLASS_NAMES
 from synreal.data.worlds import World, open_world
 from synreal.errors import InputError
 from synreal.evaluate import Predictions
+from synreal.evaluate.examine import examine
 from synreal.evaluate.repeated import Repeated
 from synreal.evaluate.tuned import examine_path, tune_all
 from synreal.models import conv_stem
@@ -238,6 +239,20 @@ def test_a_tuning_is_trained_once_and_its_path_begins_at_the_checkpoint(checkpoi
     assert np.array_equal(again["ViT-Syn-1k, full"][0].logits, expected)
     [path] = examine_path(setup.methods("ViT-Syn-1k", ["full"]), [1.0], [world])
     np.testing.assert_allclose(path["ViT-Syn-1k, full, alpha 1"][0].logits, expected, atol=1e-6)
+
+
+def test_the_path_of_a_zero_shot_clip_begins_at_its_answers(tmp_path, monkeypatch):
+    monkeypatch.setenv("SYNREAL_CACHE", str(tmp_path))
+    world = open_world("scenes/val", 60)
+    setup = Setup({"CLIP-Real": "CLIP-Real-3k"}, scene_set("train", 20), world.images, 20, steps=2, seeds=1)
+    [tuning] = setup.methods("CLIP-Real", ["full"])
+    [tuned] = tune_all([tuning], [world])
+    [path] = examine_path([tuning], [0.0, 1.0], [world])
+    zero_shot = examine("CLIP-Real-3k", world).logits
+    np.testing.assert_allclose(path["CLIP-Real, full, alpha 0"][0].logits, zero_shot, atol=1e-3)
+    np.testing.assert_allclose(
+        path["CLIP-Real, full, alpha 1"][0].logits, tuned["CLIP-Real, full"][0].logits, atol=1e-5
+    )
 
 
 def test_the_papers_numbers_of_this_section_agree_with_each_other():

@@ -154,7 +154,7 @@ def _hash(value: object) -> str:
 
 
 def _paths(key: str, task: Task, adaptation: Adaptation, readings: Sequence[str]) -> dict[str, Path]:
-    probe = _hash([asdict(adaptation.probe), adaptation.probe_epochs, image_set_hash(task.train)])
+    probe = _hash([asdict(adaptation.probe), image_set_hash(task.train)])
     settings = {"zero-shot": "head", "probe": probe}
     folder, test = cache_dir() / "adapted" / key, image_set_hash(task.test)
     return {reading: folder / f"{test}-{settings[reading]}.parquet" for reading in readings}

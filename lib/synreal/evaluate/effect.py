@@ -2,19 +2,17 @@
 
 A training has its seed (first weights, order, training photographs), a test its photographs. An interval
 over one of them alone claims too much. Here the variance of the mean over seeds is the variance between
-seeds over their number, plus that between test photographs; degrees of freedom are Satterthwaite's, as in
-studies of several readers and several cases (Hillis 2007). The chance of single answers is in both parts,
-so the interval is a little too wide rather than too narrow.
+seeds over their number, plus that between test photographs (`crossed_interval`). The chance of single answers
+is in both parts, so the interval is a little too wide rather than too narrow.
 """
 
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import t
 
 from synreal.errors import InputError
-from synreal.evaluate.statistics import require_images
+from synreal.evaluate.statistics import crossed_interval, require_images
 
 
 class Estimate(NamedTuple):
@@ -67,16 +65,7 @@ class Effect:
         moved = np.bincount(clusters, weights=self.influence)
         units = len(np.unique(clusters[self.influence != 0]))
         images = units / max(units - 1, 1) * float((moved**2).sum())
-        return _estimate(
-            float(self.per_seed.mean()), (between, seeds - 1), (images, max(units - 1, 1)), self.n
+        value = float(self.per_seed.mean())
+        return Estimate(
+            value, *crossed_interval(value, (between, seeds - 1), (images, max(units - 1, 1))), self.n
         )
-
-
-def _estimate(value: float, seeds: tuple[float, int], images: tuple[float, int], n: int) -> Estimate:
-    variance = seeds[0] + images[0]
-    if variance == 0:
-        return Estimate(value, np.nan, np.nan, np.nan, n)  # no training and no image differs: nothing known
-    freedom = variance**2 / sum(part**2 / degrees for part, degrees in (seeds, images))
-    error = variance**0.5
-    half = float(t.ppf(0.975, freedom)) * float(error)
-    return Estimate(value, value - half, value + half, float(2 * t.sf(abs(value) / error, freedom)), n)

@@ -2,9 +2,9 @@
 
 Trained with another seed, a recipe gives another model; shown other photographs, a model another accuracy.
 Both count: the variance of a mean over seeds is that of the bootstrap over photographs (whole photographs
-with all their images, the same draws for every model) plus that between seeds over their number. With three
-seeds the second is known badly, so the interval is Student's, with Satterthwaite's degrees of freedom. The
-spread between seeds holds some of the first part too, which makes the interval wider than it need be.
+with all their images, the same draws for every model) plus that between seeds over their number
+(`crossed_interval`). The spread between seeds holds some of the first part too, which makes the interval
+wider than it need be.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,14 +12,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.stats import t
 
 from synreal.data.hierarchy import Hierarchy
 from synreal.errors import InputError
 from synreal.evaluate.compare import check_same_images
 from synreal.evaluate.predictions import Predictions
 from synreal.evaluate.report import predictions_tally
-from synreal.evaluate.statistics import ROUNDING
+from synreal.evaluate.statistics import ROUNDING, crossed_interval
 from synreal.evaluate.tally import Metric, Sums, Tally, resampled
 
 # From the sums of each model, in the order named, to one number, or one number per bootstrap draw.
@@ -119,9 +118,7 @@ def _estimate(values: np.ndarray, drawn: np.ndarray, units: int) -> Estimate:
     value, seeds = float(values.mean()), len(values)
     photographs = float(np.nanvar(drawn)) if np.isfinite(drawn).any() else 0.0
     trainings = float(values.var(ddof=1)) / seeds if seeds > 1 else 0.0
-    spread = (photographs + trainings) ** 0.5
-    if not np.isfinite(value) or spread <= ROUNDING:
+    if not np.isfinite(value) or (photographs + trainings) ** 0.5 <= ROUNDING:
         return Estimate(value, np.nan, np.nan, seeds)
-    freedom = spread**4 / (photographs**2 / (units - 1) + trainings**2 / max(seeds - 1, 1))
-    reach = float(t.ppf(0.975, freedom)) * spread
-    return Estimate(value, value - reach, value + reach, seeds)
+    low, high, _ = crossed_interval(value, (trainings, max(seeds - 1, 1)), (photographs, units - 1))
+    return Estimate(value, low, high, seeds)

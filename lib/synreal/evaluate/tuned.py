@@ -11,11 +11,12 @@ from joblib import Parallel, delayed
 
 from synreal.data.fingerprint import image_set_hash
 from synreal.data.worlds import World
-from synreal.errors import InputError
 from synreal.evaluate.examine import examine
 from synreal.evaluate.predictions import Predictions
 from synreal.models.card import CARD_FILE
+from synreal.models.clip import ZeroShotClassifier
 from synreal.models.load import load_classifier, save_checkpoint
+from synreal.models.tower import tower_from_zero_shot
 from synreal.paths import cache_dir
 from synreal.train.methods import interpolate
 from synreal.train.realtune import tune_checkpoint
@@ -65,17 +66,15 @@ def tune_all(
 def interpolated(tuning: Tuning, alpha: float) -> Path:
     """The checkpoint `alpha` of the way from before a finished tuning to after it (WiSE-FT).
 
-    Raises InputError where tuning changed the form of the network, as that of a zero-shot CLIP does.
+    A zero-shot CLIP that tuning made an image tower with a linear head begins as such a tower.
     """
     out = tuning.folder / f"alpha-{alpha:g}"
     if not (out / CARD_FILE).exists():
         before, after = load_classifier(tuning.checkpoint), load_classifier(str(tuning.folder))
-        if before.card.head != after.card.head:
-            raise InputError(
-                f"{before.card.where}: tuning made its {before.card.head} head {after.card.head}, so there "
-                "is no way between them; interpolate a checkpoint with a linear head"
-            )
-        weights = interpolate(before.module.state_dict(), after.module.state_dict(), alpha)
+        start = before.module
+        if isinstance(before, ZeroShotClassifier) and after.card.head == "linear":
+            start = tower_from_zero_shot(before)
+        weights = interpolate(start.state_dict(), after.module.state_dict(), alpha)
         after.module.load_state_dict(weights)
         save_checkpoint(out, after.module, after.card)
     return out

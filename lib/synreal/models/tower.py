@@ -25,6 +25,10 @@ class ImageTower(nn.Module):
         """Scores [N, C]; the features themselves with `pre_logits`."""
         return features if pre_logits else self.head(features)
 
+    def get_classifier(self) -> nn.Linear:
+        """The head, by the name that timm gives the method."""
+        return self.head
+
     def forward(self, pixels: Tensor) -> Tensor:
         return self.forward_head(self.forward_features(pixels))
 

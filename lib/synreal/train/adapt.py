@@ -20,7 +20,7 @@ from synreal.models.classifier import LinearClassifier
 from synreal.models.load import load_classifier
 from synreal.train.loop import device_of, fit
 from synreal.train.realtune import open_card, tunable_classifier, tuned_card
-from synreal.train.recipes import Recipe, for_epochs
+from synreal.train.recipes import PRESETS, Preset, Recipe
 from synreal.train.tune import tune
 from synreal.train.tuning_data import TuningData
 
@@ -29,35 +29,29 @@ CONTRACT = ["image", "label", "id", "source"]
 
 @dataclass(frozen=True)
 class Adaptation:
-    """How a model is tuned, and how its features are probed; steps follow from epochs and images."""
+    """How a model is tuned, and how its features are probed; both by epochs."""
 
-    tuning: Recipe
-    epochs: float
-    probe: Recipe
-    probe_epochs: float
+    tuning: Preset
+    probe: Preset
     least_steps: int = 1  # few images are seen more often
     most_steps: int | None = None  # many images are not all seen
 
     def tuning_of(self, count: int, seed: int) -> Recipe:
         """The recipe for `count` images."""
-        recipe = for_epochs(self.tuning, self.epochs, count)
+        recipe = self.tuning.for_count(count)
         steps = max(self.least_steps, min(recipe.steps, self.most_steps or recipe.steps))
         return replace(recipe, steps=steps, seed=seed)
 
     def probe_of(self, count: int, seed: int) -> Recipe:
         """The probe's recipe for `count` feature vectors."""
-        return replace(for_epochs(self.probe, self.probe_epochs, count), seed=seed)
+        return replace(self.probe.for_count(count), seed=seed)
 
 
-_TUNING = Recipe(0, 512, 1e-5, weight_decay=0.1, betas=(0.9, 0.95), warmup_steps=500, precision="bf16")
-_PROBE = Recipe(0, 256, 1e-2, weight_decay=0.1, betas=(0.9, 0.95), warmup_steps=200)
-P2 = Adaptation(_TUNING, 30, _PROBE, 200)
-P2_IMAGENET = Adaptation(
-    replace(_TUNING, learning_rate=1e-6), 10, replace(_PROBE, learning_rate=1e-3, weight_decay=0.0), 40
-)
+P2 = Adaptation(PRESETS["p2"], PRESETS["p2-probe"])
+P2_IMAGENET = Adaptation(PRESETS["p2-imagenet"], PRESETS["p2-probe-imagenet"])
 SCENES = Adaptation(
-    Recipe(0, 32, 1e-4, weight_decay=0.1, betas=(0.9, 0.95), warmup_steps=5), 1,
-    Recipe(0, 256, 1e-2, weight_decay=0.1, betas=(0.9, 0.95), warmup_steps=5), 60,
+    Preset(Recipe(0, 32, 1e-4, weight_decay=0.1, betas=(0.9, 0.95), warmup_steps=5), 1),
+    Preset(Recipe(0, 256, 1e-2, weight_decay=0.1, betas=(0.9, 0.95), warmup_steps=5), 60),
     least_steps=12, most_steps=30,
 )  # fmt: skip
 ADAPTATIONS = {"P2": P2, "P2 ImageNet": P2_IMAGENET, "scenes": SCENES}

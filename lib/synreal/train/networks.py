@@ -9,7 +9,7 @@ from torch import nn
 
 from synreal.models import small_resnet
 from synreal.models.conv_stem import ConvStem
-from synreal.train.recipes import Recipe
+from synreal.train.recipes import PRESETS, Recipe
 
 
 @dataclass(frozen=True)
@@ -71,24 +71,23 @@ TINY = {
     ),
 }
 
-# P1 App. A.2, Table 3. Unsaid there: the ResNet's weight decay, warm-up and schedule, and the weight decay of
-# tuning; taken are those usual for ImageNet, none, a cosine, and none. Nothing is said of DINO and
-# transfer; DINO takes its authors' learning rate.
+# P1 App. A.2, Table 3; `recipes` says what is unsaid there. Nothing is said of DINO and transfer; DINO takes
+# its authors' learning rate.
 _DINO = Recipe(10_000, 256, 5e-4, weight_decay=0.04, warmup_steps=1_000, precision="bf16")
 PAPER = {
     "ResNet": Network(
         "ResNet",
         "resnet18",
-        pretrain=Recipe(100_000, 128, 0.1, "sgd", weight_decay=1e-4, warmup_steps=0, precision="bf16"),
-        tune=Recipe(2_000, 128, 1e-3, "sgd", weight_decay=0.0, warmup_steps=0, precision="bf16"),
+        pretrain=PRESETS["p1-resnet18-pretrain"].recipe,
+        tune=PRESETS["p1-resnet18-tune"].recipe,
         dino=_DINO,
         transfer=Recipe(2_000, 128, 1e-2, "sgd", weight_decay=0.0, warmup_steps=0, precision="bf16"),
     ),
     "ViT": Network(
         "ViT",
         "vit_tiny_patch16_224",
-        pretrain=Recipe(30_000, 512, 5e-4, weight_decay=0.05, warmup_steps=1_000, precision="bf16"),
-        tune=Recipe(3_000, 256, 1e-5, "sgd", weight_decay=0.0, warmup_steps=0, precision="bf16"),
+        pretrain=PRESETS["p1-vit-tiny-pretrain"].recipe,
+        tune=PRESETS["p1-vit-tiny-tune"].recipe,
         dino=_DINO,
         transfer=Recipe(2_000, 128, 1e-4, weight_decay=0.05, warmup_steps=100, precision="bf16"),
         args={"dynamic_img_size": True},
