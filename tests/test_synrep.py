@@ -236,3 +236,15 @@ def test_the_published_vit_at_full_size(tmp_path, monkeypatch):
     classifier = load_classifier("ViT-Real-1M", class_names=hundred)
     assert classifier.logits(pictures(1)).shape == (1, 100)
     assert torch.equal(classifier.module.head.weight, state["head.weight"])
+
+
+@pytest.mark.parametrize(
+    ("name", "tag"), [("CLIP-B16-LAION2B", "laion2b_s34b_b88k"), ("CLIP-L14-LAION2B", "laion2b_s32b_b82k")]
+)
+def test_the_cards_of_laion2b_say_what_open_clip_says(name, tag):
+    card = load_card(name)
+    published = open_clip.get_pretrained_cfg(card.architecture, tag)
+    assert (card.mean, card.std) == (published["mean"], published["std"])
+    assert card.interpolation == published["interpolation"] and card.activation == "gelu"
+    assert published["hf_hub"].strip("/") in card.published_at
+    assert card.image_size == open_clip.get_model_config(card.architecture)["vision_cfg"]["image_size"]
