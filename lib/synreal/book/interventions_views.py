@@ -66,7 +66,7 @@ def dose_alt(verdicts: pd.DataFrame) -> str:
 
 def verdict_table(found: pd.DataFrame) -> pd.DataFrame:
     """The verdicts of `dial_verdicts`, a column for each defect."""
-    shown = found.assign(**{"p, Holm": [f"{p:.4f}" for p in found["p, Holm"]]})
+    shown = found.assign(**{"p, Holm": [f"{p:.4f}" if p >= 1e-4 else "< 0.0001" for p in found["p, Holm"]]})
     return shown[["verdict", *(name for name in shown if name != "verdict")]].T
 
 
