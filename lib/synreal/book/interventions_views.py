@@ -8,6 +8,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from pandas.io.formats.style import Styler
 
 from synreal.book import plots
 from synreal.evaluate.exchange import Curve
@@ -64,10 +65,10 @@ def dose_alt(verdicts: pd.DataFrame) -> str:
     return f"Lines of accuracy against dose. At the largest dose, {'; '.join(parts)}."
 
 
-def verdict_table(found: pd.DataFrame) -> pd.DataFrame:
-    """The verdicts of `dial_verdicts`, a column for each defect."""
+def verdict_table(found: pd.DataFrame) -> Styler:
+    """The verdicts of `dial_verdicts`, a column for each defect; styled, or its cells would not wrap."""
     shown = found.assign(**{"p, Holm": [f"{p:.4f}" if p >= 1e-4 else "< 0.0001" for p in found["p, Holm"]]})
-    return shown[["verdict", *(name for name in shown if name != "verdict")]].T
+    return shown[["verdict", *(name for name in shown if name != "verdict")]].T.style
 
 
 def cross_figure(table: pd.DataFrame) -> Figure:

@@ -27,8 +27,12 @@ def curves(found: Accuracies, reading: str) -> Figure:
     mean. Dashed: the model without adaptation. Shaded: more synthetic images than were retrieved.
     """
     tasks = found.tasks
-    fig, panels = plt.subplots(1, len(tasks), figsize=(3.1 * len(tasks), 3.2), squeeze=False)
-    for axes, task in zip(panels[0], tasks, strict=True):
+    columns = min(2, len(tasks))
+    lines = -(-len(tasks) // columns)
+    fig, panels = plt.subplots(lines, columns, figsize=(3.6 * columns, 2.9 * lines + 0.4), squeeze=False)
+    for axes in panels.flat[len(tasks) :]:
+        axes.remove()
+    for axes, task in zip(panels.flat, tasks, strict=False):
         rows = found.table[(found.table["task"] == task) & (found.table["reading"] == reading)]
         for source in (*CURVES, "mixture"):
             _curve(axes, rows[rows["source"] == source], source)
@@ -36,7 +40,8 @@ def curves(found: Accuracies, reading: str) -> Figure:
         axes.set_xscale("log")
         _ticks(axes, rows)
         axes.set(title=f"{task}\nn = {found.n(task):,}", xlabel="training images")
-    panels[0][0].set_ylabel(f"{reading} accuracy")
+    for line in panels:
+        line[0].set_ylabel(f"{reading} accuracy")
     handles, names = panels[0][0].get_legend_handles_labels()
     fig.legend(handles, names, loc="outside upper center", ncols=4)
     sns.despine(fig)
