@@ -96,6 +96,7 @@ def test_mcnemar_is_the_exact_binomial_test():
     assert statistics.mcnemar_p(8, 2) == pytest.approx(2 * 56 / 1024)
 
 
+@settings(max_examples=20)  # statsmodels collects garbage at every call, which takes a quarter of a second
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=30))
 def test_holm_agrees_with_statsmodels(p):
     assert statistics.holm(p) == pytest.approx(multipletests(p, method="holm")[1])
