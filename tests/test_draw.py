@@ -2,13 +2,13 @@
 
 import pytest
 
+from synreal import paths
 from synreal.data.scenes import scene_set
 from synreal.errors import InputError
 from synreal.generate.autoencoder import PatchAutoencoder
 from synreal.generate.pipeline import new_pipeline
 from synreal.generate.sample import Sampling
 from synreal.generate.tokenizer import learn_tokenizer
-from synreal.synbench import draw
 from synreal.synbench.draw import draw_world
 
 TWO_STEPS = Sampling(guidance_scale=2.0, steps=2, seed=0)
@@ -57,7 +57,7 @@ def test_prompts_need_captions(generator, captioned):
 
 
 def test_a_generator_is_found_from_any_folder(generator, captioned, tmp_path, monkeypatch):
-    monkeypatch.setattr(draw, "repository_root", lambda: generator.parent)
+    monkeypatch.setattr(paths, "repository_root", lambda: generator.parent)
     monkeypatch.chdir(tmp_path)
     first = draw_world("set", generator.name, captioned, "caption", TWO_STEPS)
     monkeypatch.setenv("MY_GENERATORS", str(generator.parent))
