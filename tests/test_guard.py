@@ -10,7 +10,10 @@ from PIL import Image
 from synreal.data.imageset import from_arrays
 from synreal.data.overlap import collapse, describe, nearest, pixel_hashes, try_pixel_hashes
 from synreal.errors import InputError
-from synreal.evaluate.guard import refuse_choice_on, refuse_overlap
+from synreal.evaluate.guard import refuse_choice_on, refuse_overlap, refuse_shared_pixels
+from synreal.generate.rerender import Defects
+from synreal.train.dial import SCRATCH, Training, dosed_arrays, dosed_logits
+from synreal.train.mixes import Mix, train_mixes
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3), dtype=np.uint8)
 
@@ -141,3 +144,27 @@ def test_of_near_duplicates_the_first_is_kept(monkeypatch, block):
     for row in np.flatnonzero(twin >= 0):
         assert twin[row] in kept[kept < row]
         assert value[row] == pytest.approx(products[row, twin[row]], abs=1e-6) and value[row] >= 0.9
+
+
+def test_arrays_that_share_an_image_are_refused():
+    refuse_shared_pixels(PIXELS[:6], PIXELS[6:])
+    refuse_shared_pixels(PIXELS[:6, :4], PIXELS)  # another size is another image
+    with pytest.raises(InputError, match="2 of 7 test images have the pixels .* first number 0"):
+        refuse_shared_pixels(PIXELS[:7], PIXELS[5:])
+
+
+@pytest.mark.parametrize("leaky", ["real", "synthetic"])
+def test_a_study_of_sizes_refuses_a_test_image_in_either_pool(leaky):
+    labels = np.zeros(6, np.int64)
+    pools = {"real": PIXELS[:6], "synthetic": PIXELS[:6]}
+    test = np.concatenate([PIXELS[6:8], PIXELS[8:9]])
+    pools[leaky] = PIXELS[6:]
+    with pytest.raises(InputError, match="3 of 3 test images"):
+        train_mixes([Mix(2, 0)], (pools["real"], labels), (pools["synthetic"], labels), 1, SCRATCH, 1, test)
+
+
+def test_the_dial_refuses_its_own_training_scenes_as_a_test():
+    training = Training(Defects(), images=20, clean=10, seed=0)
+    seen, _ = dosed_arrays(Defects(), 5)
+    with pytest.raises(InputError, match="5 of 5 test images"):
+        dosed_logits(training, SCRATCH, SCRATCH, seen, "")

@@ -146,3 +146,16 @@ def test_every_claim_names_a_pair_that_the_chapter_records():
     named = {condition.effect.model for claim in claims for condition in claim.conditions}
     assert len(claims) > 12 and named <= known
     assert list(pairwise(chapter.RANKING)) == chapter.PAIRS[:3]
+
+
+@pytest.mark.parametrize(
+    ("bounds", "worthless"), [([0.01, 0.02], False), ([0.01, -0.01], True), ([0.0, 0.02], True)]
+)
+def test_dino_counts_only_where_every_network_beats_its_first_weights(bounds, worthless):
+    table = pd.DataFrame({"name": "DINO-Real probe vs untrained probe", "ci_low": bounds})
+    assert (chapter.too_short(table) is not None) == worthless
+
+
+def test_dino_is_not_judged_without_the_comparison():
+    with pytest.raises(KeyError):
+        chapter.too_short(pd.DataFrame({"name": ["DINO-Real k-NN vs untrained k-NN"], "ci_low": [0.1]}))
