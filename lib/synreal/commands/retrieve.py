@@ -13,20 +13,23 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
+Matcher = Literal["tokens", "phrase", "regex", "substring", "none"]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=PLACE", help="A set that must not leak into this one. Repeatable."),
+]
+
+
 def retrieve(
     corpus: Annotated[str, typer.Option(help="Parquet files, WebDataset tars, a set, or scenes/upstream.")],
     classes: Annotated[Path, typer.Option(help="YAML list: names, or name with synonyms and exclude.")],
     per_class: Annotated[int, typer.Option(help="Images of each class.")],
     out: Annotated[Path, typer.Option(help="New folder for the image set and its account.")],
-    matcher: Annotated[
-        Literal["tokens", "phrase", "regex", "substring", "none"], typer.Option(help="How captions match.")
-    ] = "tokens",
+    matcher: Annotated[Matcher, typer.Option(help="How captions match.")] = "tokens",
     checkpoint: Annotated[
         str | None, typer.Option(help="An open_clip card; embeds the corpus, for all that follows.")
     ] = None,
-    embeddings: Annotated[
-        Path | None, typer.Option(help="Folder for the embeddings. [default: in the cache]")
-    ] = None,
+    embeddings: Annotated[Path | None, typer.Option(help="Where they are kept. [default: cache]")] = None,
     embedding_column: Annotated[
         str | None, typer.Option(help="Image embeddings that the corpus carries, of this checkpoint.")
     ] = None,
@@ -36,10 +39,7 @@ def retrieve(
     top_share: Annotated[float | None, typer.Option(help="Share of a class kept by CLIP score.")] = None,
     cap: Annotated[int | None, typer.Option(help="Most candidates of a class.")] = None,
     near_duplicate: Annotated[float | None, typer.Option(help="Cosine at which images count as one.")] = None,
-    against: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=PLACE", help="A set that must not leak into this one. Repeatable."),
-    ] = None,
+    against: Sets = None,
     contamination: Annotated[
         float | None, typer.Option(help="Cosine at which an image counts as one of those sets.")
     ] = None,
@@ -71,25 +71,17 @@ def retrieve(
     pool = _opened(corpus, scenes, seed)
     others = {name: open_world(place, scenes, seed, "none", name).images for name, place in pairs}
     embedded = None
-    if encoder is not None:
-        folder = embeddings or default_folder(encoder, corpus)
-        embedded = embed_corpus(pool, encoder, folder, nearest > 0, embedding_column)
+    if encoder:
+        place = embeddings or default_folder(encoder, corpus)
+        embedded = embed_corpus(pool, encoder, place, nearest > 0, embedding_column)
     with warnings.catch_warnings(action="ignore", category=MissingImages):  # said above
         found = run(
-            pool,
-            queries,
-            per_class,
-            matcher=None if matcher == "none" else matcher,
-            semantic=Semantic(nearest) if nearest else None,
-            embedded=embedded,
-            filters=filters,
-            against=others,
-            seed=seed,
-            allow_fewer=allow_fewer,
-        )
+            pool, queries, per_class, matcher=None if matcher == "none" else matcher,
+            semantic=Semantic(nearest) if nearest else None, embedded=embedded, filters=filters,
+            against=others, seed=seed, allow_fewer=allow_fewer,
+        )  # fmt: skip
     save_retrieved(found, out, corpus)
-    print(found.counts.to_string())
-    print(out)
+    print(f"{found.counts.to_string()}\n{out}")
 
 
 def _opened(corpus: str, scenes: int, seed: int) -> "Dataset":
