@@ -10,6 +10,8 @@ REVISION := $(shell git rev-parse --short HEAD 2>/dev/null)
 RUN ?= _build/runs/book$(if $(REVISION),-$(REVISION))
 PROFILE ?= mini
 STAMP := .venv/.installed
+# Images of containers often set this: every process would then compile torch and the rest again, for 15 seconds.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help
 help:  ## this list

@@ -55,12 +55,7 @@ def tune_all(
 ) -> list[dict[str, list[Predictions]]]:
     """For each world, the answers by model, one per tuning in the order given; `workers` tunings at once."""
     jobs = (delayed(tune_and_examine)(tuning, worlds, device) for tuning in tunings)
-    found = Parallel(n_jobs=workers)(jobs)
-    by_world: list[dict[str, list[Predictions]]] = [{} for _ in worlds]
-    for answers in found:
-        for models, predictions in zip(by_world, answers, strict=True):
-            models.setdefault(predictions.model, []).append(predictions)
-    return by_world
+    return _by_world(Parallel(n_jobs=workers)(jobs), worlds)
 
 
 def interpolated(tuning: Tuning, alpha: float) -> Path:
@@ -81,15 +76,29 @@ def interpolated(tuning: Tuning, alpha: float) -> Path:
 
 
 def examine_path(
-    tunings: Sequence[Tuning], alphas: Sequence[float], worlds: Sequence[World], device: str = "cpu"
+    tunings: Sequence[Tuning],
+    alphas: Sequence[float],
+    worlds: Sequence[World],
+    workers: int = 1,
+    device: str = "cpu",
 ) -> list[dict[str, list[Predictions]]]:
     """As `tune_all`, of the checkpoints along the way, called "<model>, alpha <alpha>"."""
-    return [
-        {
-            f"{tunings[0].model}, alpha {alpha:g}": [
-                examine(str(interpolated(tuning, alpha)), world, device=device) for tuning in tunings
-            ]
-            for alpha in alphas
-        }
-        for world in worlds
-    ]
+    jobs = (
+        delayed(_examine_between)(tuning, alpha, worlds, device) for alpha in alphas for tuning in tunings
+    )
+    return _by_world(Parallel(n_jobs=workers)(jobs), worlds)
+
+
+def _examine_between(tuning: Tuning, alpha: float, worlds: Sequence[World], device: str) -> list[Predictions]:
+    checkpoint, model = str(interpolated(tuning, alpha)), f"{tuning.model}, alpha {alpha:g}"
+    return [replace(examine(checkpoint, world, device=device), model=model) for world in worlds]
+
+
+def _by_world(
+    found: Sequence[list[Predictions]], worlds: Sequence[World]
+) -> list[dict[str, list[Predictions]]]:
+    by_world: list[dict[str, list[Predictions]]] = [{} for _ in worlds]
+    for answers in found:
+        for models, predictions in zip(by_world, answers, strict=True):
+            models.setdefault(predictions.model, []).append(predictions)
+    return by_world

@@ -58,7 +58,8 @@ def load_classifier(
     names = tuple(card.class_names if class_names is None else class_names)
     if not names or len(set(names)) < len(names):
         raise InputError(f"class_names: expected different names, at least one; found {list(names)[:5]}")
-    module = load_module(card).to(device)
+    # the layout in which convolutions are faster, here and on GPUs
+    module = load_module(card).to(device).to(memory_format=torch.channels_last)
     kind = LinearClassifier if card.head == "linear" else ZeroShotClassifier
     return kind(card, module, names, preprocess or Preprocess.from_card(card))
 
