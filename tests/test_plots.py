@@ -58,6 +58,20 @@ def test_forest_draws_no_bar_without_an_interval() -> None:
     assert lengths == [0, 0, 0]
 
 
+def test_panels_of_the_same_lines_share_them_in_one_order() -> None:
+    rows = pd.concat([frame().assign(kind="ViT"), frame()[::-1].assign(kind="CLIP")])
+    first, second = forest(rows, group="factor", hue="source", panel="kind").axes
+    assert first.get_subplotspec().rowspan == second.get_subplotspec().rowspan
+    labels = [label.get_text().split("  ")[0] for label in first.get_yticklabels()]
+    assert labels == list(frame()["factor"].unique())
+
+
+def test_panels_of_different_lines_have_their_own() -> None:
+    rows = frame().assign(kind=frame()["factor"])
+    panels = forest(rows, group="factor", hue="source", panel="kind").axes
+    assert [len(panel.get_yticks()) for panel in panels] == [1] * frame()["factor"].nunique()
+
+
 def test_forest_refuses_to_hide_a_row() -> None:
     with pytest.raises(ValueError, match="occurs twice"):
         forest(frame(), group="factor")

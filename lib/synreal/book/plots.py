@@ -96,8 +96,8 @@ def forest(
     """Dots with their intervals, one line per group, dodged and coloured by hue, n in the labels.
 
     frame: one row per dot with the columns `group`, `hue`, `panel`, `value`, ci_low, ci_high and n, as
-    recorded; a missing interval draws no bar, a missing value no dot. Up to three panels stand side by side,
-    more of them two by two.
+    recorded; a missing interval draws no bar, a missing value no dot. Panels of the same groups stand side by
+    side, four and more of them two by two; panels of different groups one below the other.
     palette: colours by hue, default `colours`. reference: place of the dashed line, None for none.
     Raises ValueError when a (panel, group, hue) triple occurs twice, since one would hide the other.
     """
@@ -110,23 +110,44 @@ def forest(
     )
     if frame.duplicated(["_panel", "_group", "_hue"]).any():
         raise ValueError(f"forest: one {' and '.join(parts)} occurs twice; select one row each")
-    groups, hues, panels = (list(frame[name].unique()) for name in ("_group", "_hue", "_panel"))
+    hues = list(frame["_hue"].unique())
+    lines = {title: list(own["_group"].unique()) for title, own in frame.groupby("_panel", sort=False)}
+    alike = len({frozenset(groups) for groups in lines.values()}) == 1
     crowd = int(frame.groupby("_panel")["_hue"].nunique().max())  # dots of one group, one below the other
-    columns = len(panels) if len(panels) < 4 else 2
-    rows = -(-len(panels) // columns)
-    size = (7.5 if columns == 1 else 4.2 * columns, rows * (0.9 + 0.16 * len(groups) * (1 + crowd)))
-    fig, grid = plt.subplots(rows, columns, figsize=size, sharey=True, squeeze=False)
-    for axes in grid.flat[len(panels) :]:
-        axes.set_axis_off()
+    fig, grid = (_side_by_side if alike else _stacked)(lines, 0.16 * (1 + crowd), xlabel)
     shades = dict(palette or colours(hues))
-    for axes, title in zip(grid.flat, panels, strict=False):  # an odd panel leaves a place empty
-        _dots_of_panel(axes, frame[frame["_panel"] == title], value, groups, hues, shades)
-        _finish(axes, frame, groups, reference)
-        axes.set(xlabel=xlabel, title=title)
+    for axes, title in zip(grid, lines, strict=False):  # an odd panel leaves a place empty
+        own = frame[frame["_panel"] == title]
+        groups = list((frame if alike else own)["_group"].unique())
+        _dots_of_panel(axes, own, value, groups, hues, shades)
+        _finish(axes, frame if alike else own, groups, reference)
+        axes.set_title(title)
     if hue:
-        handles = {h.get_label(): h for axes in grid.flat for h in axes.get_legend_handles_labels()[0]}
+        handles = {h.get_label(): h for axes in grid for h in axes.get_legend_handles_labels()[0]}
         fig.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=4)
     return _closed(fig)
+
+
+def _side_by_side(lines: Mapping[str, list[str]], height: float, xlabel: str) -> tuple[Figure, list[Axes]]:
+    """Axes for panels of the same lines, each `height` inches high."""
+    columns = len(lines) if len(lines) < 4 else 2
+    rows = -(-len(lines) // columns)
+    size = (7.5 if columns == 1 else 4.2 * columns, rows * (0.9 + height * len(next(iter(lines.values())))))
+    fig, grid = plt.subplots(rows, columns, figsize=size, sharey=True, squeeze=False)
+    for axes in grid.flat[: len(lines)]:
+        axes.set_xlabel(xlabel)
+    for axes in grid.flat[len(lines) :]:
+        axes.set_axis_off()
+    return fig, list(grid.flat)
+
+
+def _stacked(lines: Mapping[str, list[str]], height: float, xlabel: str) -> tuple[Figure, list[Axes]]:
+    """Axes for panels of different lines, each `height` inches high."""
+    heights = [height * len(groups) for groups in lines.values()]
+    size = (7.5, 0.9 + sum(heights) + 0.4 * len(lines))
+    fig, grid = plt.subplots(len(lines), 1, figsize=size, height_ratios=heights, sharex=True)
+    grid[-1].set_xlabel(xlabel)
+    return fig, list(grid)
 
 
 def _closed(fig: Figure) -> Figure:

@@ -13,7 +13,7 @@ from synreal.generate.prompts import Style, make_prompts
 from synreal.generate.sample import Sampling, open_generator, sample_set
 from synreal.paths import cache_dir, located
 
-SHARD = 200  # images; small enough that several processes share a set of some hundred
+SHARD = 75  # images; small enough that several processes share a set of some hundred evenly
 
 
 def draw_world(
@@ -37,7 +37,7 @@ def draw_world(
     names, labels = class_names(captioned), captioned["label"][:]
     prompts = make_prompts([names[label] for label in labels], captioned["caption"][:], style)
     opened = open_generator(located(generator))
-    parts = [opened.fingerprint(), str(asdict(sampling)), *prompts]
+    parts = [opened.fingerprint(), str(asdict(sampling)), f"{SHARD} a shard", *prompts]
     key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
     folder = cache_dir() / "drawn" / key
     images = sample_set(folder, opened, prompts, labels, names, sampling, SHARD, workers)
