@@ -176,9 +176,15 @@ def perturbed_runs(
     strengths: Sequence[float],
     steps: int,
     seeds: int,
+    workers: int = 1,
 ) -> tuple[dict[float, Dataset], list[Run]]:
     """The images as they are (strength 0) and perturbed, by strength, and every adaptation to them."""
-    sets = {0.0: images} | {s: perturbed_once(images, generator, s, Sampling(steps=steps)) for s in strengths}
+    perturb, longest_first = delayed(perturbed_once), sorted(strengths, reverse=True)
+    drawn = Parallel(n_jobs=workers)(
+        perturb(images, generator, strength, Sampling(steps=steps)) for strength in longest_first
+    )
+    by_strength = dict(zip(longest_first, drawn, strict=True))
+    sets = {0.0: images} | {strength: by_strength[strength] for strength in strengths}
     plain = {strength: part.select_columns(CONTRACT) for strength, part in sets.items()}
     runs = [
         Run(f"{s:g}", part, tasks, seed, readings=("zero-shot",))

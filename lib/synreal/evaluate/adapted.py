@@ -13,6 +13,7 @@ from datasets import Dataset
 from torch import Tensor
 
 from synreal.data.fingerprint import image_set_hash
+from synreal.data.small import image_batches
 from synreal.data.tasks import Task
 from synreal.errors import InputError
 from synreal.evaluate.predictions import Predictions
@@ -75,8 +76,7 @@ def adapt_and_predict(
 
 def features_of(classifier: LinearClassifier, images: Dataset, batch_size: int = 256) -> Tensor:
     """What the classifier's head sees of each image: float32 [N, D]."""
-    batches = images.select_columns(["image"]).iter(batch_size=batch_size)
-    return torch.cat([classifier.features(batch["image"]) for batch in batches])
+    return torch.cat([classifier.features(batch) for batch in image_batches(images, batch_size)])
 
 
 def labels_of(images: Dataset) -> Tensor:
