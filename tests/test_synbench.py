@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from synreal.data.hierarchy import Hierarchy
 from synreal.data.imageset import class_names, from_arrays
@@ -14,6 +15,7 @@ from synreal.evaluate.distribution import compare_distributions
 from synreal.evaluate.predictions import Predictions
 from synreal.evaluate.proportions import compare_proportions
 from synreal.evaluate.statistics import holm
+from synreal.models import build_module, save_checkpoint
 from synreal.synbench.backends import open_measures, open_vlm
 from synreal.synbench.compare import compare_all, compare_by_class, statistics_of
 from synreal.synbench.consistency import consistency_gap
@@ -27,6 +29,7 @@ from synreal.synbench.overlap import PersonOverlap
 from synreal.synbench.questions import PersonBlocking
 from synreal.synbench.study import Measured, check_worlds, measure_all
 from synreal.synbench.thresholds import Range, check_known, check_thresholds, read_thresholds
+from tiny_clip import CARD
 
 PETS = ("cat", "dog")
 
@@ -343,6 +346,21 @@ def test_only_named_backends_are_measured():
     assert [m.name for m in open_measures(["bag"])] == ["brightness"]
     [judge, _] = open_measures(["bag", "coat"], judge="Judge", restricted=True)
     assert judge.name == "consistency" and judge.restricted
+
+
+def test_a_zero_shot_judge_answers_among_the_classes_of_the_set(tmp_path):
+    torch.manual_seed(0)
+    save_checkpoint(tmp_path / "clip", build_module(CARD), CARD)
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 16, 16, 3), dtype=np.uint8)
+    pets = World("pets", from_arrays(pixels, [0, 1] * 3, list(PETS)), None, None)
+    answers = {}
+    for names in (PETS, PETS[::-1], (*PETS, "van")):
+        [measure, _] = open_measures(names, judge=str(tmp_path / "clip"))
+        found = measure.predictions(pets)
+        assert found.class_names == names
+        answers[names] = found.logits
+    np.testing.assert_allclose(answers[PETS], answers[PETS[::-1]][:, ::-1], rtol=1e-5)
+    np.testing.assert_allclose(answers[PETS], answers[(*PETS, "van")][:, :2], rtol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -123,8 +123,8 @@ def forest(
         _finish(axes, frame if alike else own, groups, reference)
         axes.set_title(title)
     if hue:
-        handles = {h.get_label(): h for axes in grid for h in axes.get_legend_handles_labels()[0]}
-        fig.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=4)
+        handles = {str(h.get_label()): h for axes in grid for h in axes.get_legend_handles_labels()[0]}
+        fig.legend(list(handles.values()), list(handles), loc="outside upper center", ncols=4)
     return _closed(fig)
 
 

@@ -5,12 +5,13 @@ from dataclasses import replace
 from synreal.data.fingerprint import image_set_hash
 from synreal.data.worlds import World
 from synreal.evaluate.predictions import Predictions, predict
+from synreal.models.card import Card
 from synreal.models.load import load_classifier
 from synreal.paths import cache_dir
 
 
-def examine(checkpoint: str, world: World, batch_size: int = 256, device: str = "cpu") -> Predictions:
-    """The predictions of a checkpoint (name, folder or card) on a world's images, computed at most once.
+def examine(checkpoint: Card | str, world: World, batch_size: int = 256, device: str = "cpu") -> Predictions:
+    """The predictions of a checkpoint (card, name or folder) on a world's images, computed at most once.
 
     They are kept in the cache under the hashes of the model, its preparation of images, and the images; the
     names of model and world are not part of these, and are those of this call.

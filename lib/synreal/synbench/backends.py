@@ -6,6 +6,7 @@ from pathlib import Path
 
 from synreal.data.labels import shorten
 from synreal.errors import InputError
+from synreal.models.card import load_card
 from synreal.models.load import load_classifier
 from synreal.paths import cache_dir, zoo_dir
 from synreal.synbench.detect import Detector, LastSeen, load_detector, published_detector
@@ -28,7 +29,8 @@ def open_measures(
 ) -> list[Measure]:
     """Brightness, and the measures whose backend is named.
 
-    judge: a checkpoint, for consistency (P1: ConvNeXt-B). detector: a folder or name in the zoo, or the
+    judge: a checkpoint, for consistency (P1: ConvNeXt-B); a zero-shot CLIP that lacks one of the classes is
+    asked about these classes instead of its card's. detector: a folder or name in the zoo, or the
     file name of published weights that take class names (P1: yolov8s-worldv2.pt), for object scale.
     persons: the same for persons (P1: yolov5su.pt); default: the detector. vlm: who is asked whether a person
     covers the object (`open_vlm`); without one, boxes decide. restricted: the judge answers among these
@@ -74,10 +76,17 @@ def _check_together(detector: str | None, persons: str | None, vlm: str | None) 
 
 def _judge(name: str, class_names: Sequence[str], restricted: bool, device: str) -> Consistency:
     """Loaded now, so that missing weights stop a run before it measures."""
-    known = set(load_classifier(name).card.class_names)
+    card = load_card(name)
+    known = set(card.class_names)
     if unknown := [name for name in class_names if name not in known]:
-        raise InputError(f"judge: {name!r} does not know the classes {shorten(unknown)}; name another judge")
-    return Consistency(name, restricted, device)
+        if card.head != "zero-shot":
+            raise InputError(
+                f"judge: {name!r} does not know the classes {shorten(unknown)}; name another judge, or a "
+                "zero-shot CLIP, which can be asked about any"
+            )
+        card = card.model_copy(update={"class_names": tuple(class_names)})
+    load_classifier(card)
+    return Consistency(card, restricted, device)
 
 
 def _detector(name: str, device: str, class_names: Sequence[str] | None = None) -> Detector:

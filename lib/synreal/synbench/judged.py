@@ -11,6 +11,7 @@ from synreal.data.worlds import World
 from synreal.evaluate.accuracy import correct
 from synreal.evaluate.examine import examine
 from synreal.evaluate.predictions import Predictions
+from synreal.models.card import Card
 from synreal.models.load import load_classifier
 from synreal.synbench.consistency import among
 from synreal.synbench.measure import YES_NO
@@ -20,11 +21,11 @@ from synreal.synbench.measure import YES_NO
 class Consistency:
     """1 where the judge's answer is the label, 0 elsewhere.
 
-    judge: a checkpoint by name, folder or card. restricted: whether it answers among the classes of the set
+    judge: a checkpoint's card. restricted: whether it answers among the classes of the set
     alone, or among all it knows; P1 does not say which. In the scenes both are the same.
     """
 
-    judge: str
+    judge: Card
     restricted: bool = False
     device: str = "cpu"
     name: str = "consistency"
