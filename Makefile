@@ -44,16 +44,14 @@ book: install  ## execute every notebook, then render _build/html/index.html
 	$(BIN)/synreal run --all --profile $(PROFILE) --out $(RUN)
 	$(BIN)/synreal book --run $(RUN) --out _build/html
 
-# Two test processes of several threads each would wait for each other: half as much again of the time.
-ONE_THREAD := OMP_NUM_THREADS=1
-
+# The test suite takes one thread a process: threads of two processes would wait for each other.
 .PHONY: test
 test: install  ## everything: style, types, stored outputs of the notebooks, the test suite
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(ONE_THREAD) $(BIN)/pytest -n 2 --dist loadfile --nbval-lax --nbval-current-env notebooks
-	$(ONE_THREAD) $(BIN)/pytest -n 2 --dist loadfile tests
+	$(BIN)/pytest -n 2 --dist loadfile --nbval-lax --nbval-current-env notebooks
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile tests
 
 .PHONY: zoo
 zoo: install  ## train the shipped models again from nothing; goes on when interrupted
