@@ -28,6 +28,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+from datasets import Dataset
 
 from synreal.book.record import Study
 from synreal.data.worlds import World
@@ -223,8 +224,11 @@ def recorder_of(
     return Recorder(study, repeated, world.name, factors, seed)
 
 
-def part_of(world: World, rows: Sequence[int], name: str) -> World:
-    """Some images of a world, as a world of their own without factors."""
-    images = world.images.select(rows)
-    clusters = None if world.clusters is None else world.clusters.loc[images["id"][:]]
-    return World(name, images, world.hierarchy, None, clusters)
+def kept_back(world: World) -> tuple[Dataset, World]:
+    """Four fifths of the images to tune on, and the last fifth as a world, to measure forgetting with."""
+    cut = len(world.images) * 4 // 5
+    last = world.images.select(range(cut, len(world.images)))
+    clusters = None if world.clusters is None else world.clusters.loc[last["id"][:]]
+    return world.images.select(range(cut)), World(
+        "synthetic, not tuned on", last, world.hierarchy, None, clusters
+    )

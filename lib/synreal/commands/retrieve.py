@@ -12,6 +12,8 @@ from synreal.commands.pairs import named_place
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from synreal.retrieve.encoder import Encoder
+    from synreal.retrieve.semantic import Embedded
 
 Matcher = Literal["tokens", "phrase", "regex", "substring", "none"]
 Sets = Annotated[
@@ -62,7 +64,7 @@ def retrieve(
     from synreal.retrieve.manifest import refuse_existing, save_retrieved
     from synreal.retrieve.match import read_classes
     from synreal.retrieve.retrieve import retrieve as run
-    from synreal.retrieve.semantic import Semantic, default_folder, embed_corpus
+    from synreal.retrieve.semantic import Semantic
 
     refuse_existing(out)
     queries = read_classes(classes)
@@ -70,10 +72,7 @@ def retrieve(
     encoder = Encoder(checkpoint, device) if checkpoint else None
     pool = _opened(corpus, scenes, seed)
     others = {name: open_world(place, scenes, seed, "none", name).images for name, place in pairs}
-    embedded = None
-    if encoder:
-        place = embeddings or default_folder(encoder, corpus)
-        embedded = embed_corpus(pool, encoder, place, nearest > 0, embedding_column)
+    embedded = _embedded(pool, encoder, embeddings, corpus, nearest > 0, embedding_column)
     with warnings.catch_warnings(action="ignore", category=MissingImages):  # said above
         found = run(
             pool, queries, per_class, matcher=None if matcher == "none" else matcher,
@@ -82,6 +81,22 @@ def retrieve(
         )  # fmt: skip
     save_retrieved(found, out, corpus)
     print(f"{found.counts.to_string()}\n{out}")
+
+
+def _embedded(
+    pool: "Dataset",
+    encoder: "Encoder | None",
+    folder: Path | None,
+    corpus: str,
+    captions: bool,
+    column: str | None,
+) -> "Embedded | None":
+    """The images of the corpus, and their captions where asked for, in `folder` or the cache."""
+    from synreal.retrieve.semantic import default_folder, embed_corpus
+
+    if encoder is None:
+        return None
+    return embed_corpus(pool, encoder, folder or default_folder(encoder, corpus), captions, column)
 
 
 def _opened(corpus: str, scenes: int, seed: int) -> "Dataset":
