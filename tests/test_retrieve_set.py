@@ -110,7 +110,7 @@ def test_semantic_candidates_are_the_nearest_by_image_and_caption(embedded):
             for text in texts
             for key in np.array(items.ids)[np.argsort(-(items.take(items.ids) @ text))[:4]]
         }
-        for where, items in (("image", embedded.images), ("caption", embedded.captions))
+        for where, items in (("image", embedded.images), ("caption", embedded.caption_index.embeddings))
     }
     seen = {*found.ledger["id"], *found.images["id"]}
     assert seen == nearest["image"] | nearest["caption"]

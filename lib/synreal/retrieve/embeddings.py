@@ -50,10 +50,14 @@ class Embeddings:
 
     def take(self, ids: Sequence[str] | np.ndarray) -> np.ndarray:
         """The vectors of these ids, float32 [N, D]. InputError for ids without a vector."""
-        rows = self._rows.get_indexer(pd.Index(ids, dtype=object))
+        rows = self._row_of.get_indexer(pd.Index(ids, dtype=object))
         if (rows < 0).any():
             unknown = [key for key, row in zip(ids, rows, strict=True) if row < 0]
             raise InputError(f"{len(unknown)} ids have no {self.what} embedding: {shorten(unknown)}")
+        return self.rows(rows)
+
+    def rows(self, rows: np.ndarray) -> np.ndarray:
+        """The vectors at these places, int [N], 0 up to len(self): float32 [N, D]."""
         ends = np.cumsum([len(shard) for shard in self.shards])
         place = np.searchsorted(ends, rows, side="right")
         vectors = np.empty((len(rows), self.size), np.float32)
@@ -63,7 +67,7 @@ class Embeddings:
         return _unit(vectors)
 
     @cached_property
-    def _rows(self) -> pd.Index:
+    def _row_of(self) -> pd.Index:
         return pd.Index(self.ids, dtype=object)
 
 

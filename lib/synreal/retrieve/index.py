@@ -1,7 +1,6 @@
 """Nearest neighbours of vectors by inner product: exact up to a million items, compressed above."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -15,6 +14,7 @@ from synreal.retrieve.plan import TRAINING_ROUNDS, ivf_pq_shape
 
 Kind = Literal["auto", "flat", "ivf-pq"]
 EXACT_UP_TO = 1_000_000  # items
+RERANKED = 10  # times as many items as asked for, found by their codes, are compared by their vectors
 INDEX_FILE, MANIFEST = "index.faiss", "index.json"
 
 
@@ -32,8 +32,9 @@ class Origin:
 class Index:
     """Ids by nearness to a vector."""
 
-    def __init__(self, index: faiss.Index, ids: Sequence[str], origin: Origin) -> None:
-        self._index, self._ids, self.origin = index, np.asarray(ids, dtype=object), origin
+    def __init__(self, index: faiss.Index, embeddings: Embeddings, kind: Kind) -> None:
+        self._index, self.embeddings, self.origin = index, embeddings, _origin(embeddings, kind)
+        self._ids = np.asarray(embeddings.ids, dtype=object)
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -48,13 +49,14 @@ class Index:
         """An index of the embeddings, in memory.
 
         flat: exact, 4 bytes per dimension and item. ivf-pq: compressed vectors in lists of which some are
-        searched, a quarter byte per dimension (Jegou et al. 2011). auto: flat up to a million items.
+        searched, a quarter byte per dimension (Jegou et al. 2011); of what they find, ten times as much as
+        asked for is compared again by the embeddings on disk. auto: flat up to a million items.
         """
         kind = _chosen(kind, len(embeddings))
         index = faiss.IndexFlatIP(embeddings.size) if kind == "flat" else _trained(embeddings)
         for block in embeddings.blocks():
             index.add(block)
-        return cls(index, embeddings.ids, _origin(embeddings, kind))
+        return cls(index, embeddings, kind)
 
     @classmethod
     def open(cls, embeddings: Embeddings, folder: str | Path, kind: Kind = "auto") -> "Index":
@@ -73,7 +75,7 @@ class Index:
         if found != wanted:
             cls.build(embeddings, kind).save(folder)
         mapped = faiss.read_index(str(folder / INDEX_FILE), faiss.IO_FLAG_MMAP_IFC)
-        return cls(mapped, embeddings.ids, wanted)
+        return cls(mapped, embeddings, wanted.kind)
 
     def save(self, folder: str | Path) -> None:
         """Writes the index, and last `index.json`, which says whose it is."""
@@ -100,20 +102,28 @@ class Index:
             )
         if k < 1:
             raise InputError(f"k: found {k}, expected 1 or more")
-        scores, rows = self._index.search(queries, min(k, len(self)))
+        k = min(k, len(self))
+        scores, rows = self._index.search(queries, k) if self.exact else self._reranked(queries, k)
         found = rows >= 0
         return np.where(found, self._ids[rows], ""), np.where(found, scores, -np.inf)
 
-    def recall(self, embeddings: Embeddings, queries: np.ndarray, k: int = 10) -> float:
+    def _reranked(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Scores and rows [Q, k]: the best, by their vectors, of what the codes find; row -1 for none."""
+        found = self._index.search(queries, min(RERANKED * k, len(self)))[1]
+        scores = np.full(found.shape, -np.inf, np.float32)
+        for query, rows, products in zip(queries, found, scores, strict=True):
+            products[rows >= 0] = self.embeddings.rows(rows[rows >= 0]) @ query
+        best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+        return np.take_along_axis(scores, best, axis=1), np.take_along_axis(found, best, axis=1)
+
+    def recall(self, queries: np.ndarray, k: int = 10) -> float:
         """Share of the `k` items truly nearest to each query that this index finds; 1 when it is exact.
 
         The truth is found by comparing with all vectors, block by block.
         """
         if self.exact:
             return 1.0
-        if self.origin != _origin(embeddings, self.origin.kind):
-            raise InputError("recall: these are not the embeddings that the index was built from")
-        truth, found = exact_search(embeddings, queries, k)[0], self.search(queries, k)[0]
+        truth, found = exact_search(self.embeddings, queries, k)[0], self.search(queries, k)[0]
         return float(np.mean([np.isin(a, b).mean() for a, b in zip(truth, found, strict=True)]))
 
 

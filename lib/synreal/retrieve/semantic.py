@@ -33,9 +33,7 @@ class Embedded:
     """What a checkpoint makes of a corpus, ready to be searched."""
 
     encoder: Encoder
-    images: Embeddings
     image_index: Index
-    captions: Embeddings | None = None
     caption_index: Index | None = None
 
     def __post_init__(self) -> None:
@@ -46,6 +44,10 @@ class Embedded:
                     f"({index.origin.fingerprint}), the texts would be embedded by {self.encoder.name} "
                     f"({self.encoder.fingerprint}); embed the corpus with this checkpoint"
                 )
+
+    @property
+    def images(self) -> Embeddings:
+        return self.image_index.embeddings
 
 
 def embed_corpus(
@@ -64,9 +66,9 @@ def embed_corpus(
     images = embed_set(corpus, encoder, folder / "images", "image", column=column)
     index = Index.open(images, folder / "image_index", kind)
     if not captions:
-        return Embedded(encoder, images, index)
+        return Embedded(encoder, index)
     texts = embed_set(corpus, encoder, folder / "captions", "caption")
-    return Embedded(encoder, images, index, texts, Index.open(texts, folder / "caption_index", kind))
+    return Embedded(encoder, index, Index.open(texts, folder / "caption_index", kind))
 
 
 def default_folder(encoder: Encoder, place: str) -> Path:
@@ -81,7 +83,7 @@ def nearest_to_classes(embedded: Embedded, queries: Sequence[ClassQuery], semant
     Each of a class's terms is put into each template; the answers are united by id.
     """
     rows = []
-    for where, (index, _) in _searched(embedded, semantic).items():
+    for where, index in _searched(embedded, semantic).items():
         for label, query in enumerate(queries):
             ids = pd.unique(index.search(_texts(embedded, query, semantic), semantic.k)[0].ravel())
             rows.append(pd.DataFrame({"id": ids[ids != ""], "label": label, "matched_by": where}))
@@ -92,19 +94,19 @@ def recall_of(embedded: Embedded, queries: Sequence[ClassQuery], semantic: Seman
     """Per index searched: the share of the truly nearest items that it finds for the classes' texts."""
     texts = np.concatenate([_texts(embedded, query, semantic) for query in queries])
     searched = _searched(embedded, semantic)
-    return {where: index.recall(items, texts, semantic.k) for where, (index, items) in searched.items()}
+    return {where: index.recall(texts, semantic.k) for where, index in searched.items()}
 
 
-def _searched(embedded: Embedded, semantic: Semantic) -> dict[str, tuple[Index, Embeddings]]:
+def _searched(embedded: Embedded, semantic: Semantic) -> dict[str, Index]:
     found = {}
     if semantic.images:
-        found["image"] = (embedded.image_index, embedded.images)
+        found["image"] = embedded.image_index
     if semantic.captions:
-        if embedded.captions is None or embedded.caption_index is None:
+        if embedded.caption_index is None:
             raise InputError(
                 "semantic.captions: the captions are not embedded; embed them, or set it to False"
             )
-        found["caption"] = (embedded.caption_index, embedded.captions)
+        found["caption"] = embedded.caption_index
     if not found:
         raise InputError("semantic: images and captions are both False; search at least one of them")
     return found
