@@ -357,6 +357,8 @@ def test_the_command_writes_the_set_and_its_account(tmp_path, cache, monkeypatch
     assert "is there already" in capsys.readouterr().err
     assert command(monkeypatch, *words, "--out", tmp_path / "b", "--against", "test") == 2
     assert "expected a name and a place" in capsys.readouterr().err
+    assert command(monkeypatch, *words, "--out", tmp_path / "b", *["--against", against] * 2) == 2
+    assert "--against: the names ['test'] are taken" in capsys.readouterr().err
     assert command(monkeypatch, *words[:-1], 50, "--out", tmp_path / "b") == 2
     assert "only: red 20, blue 20" in capsys.readouterr().err and not (tmp_path / "b").exists()
 

@@ -83,6 +83,7 @@ def test_without_validation_recipe_and_losses_are_reported(tune, tmp_path):
         (["--method", "best"], "method: found 'best', expected one of full"),
         (["--recipe", "p9"], "recipe: found 'p9', expected one of p1-clip"),
         (["--known", "imagenet"], "--known imagenet: expected a name and a place"),
+        (["--known", "a=one", "--known", "a=two"], "--known: the names ['a'] are taken"),
         (["--learning-rate", "-1"], "learning_rate: found -1.0, expected a number above 0"),
         (["--validation", "scenes/train"], "test images have an id that is in the training set"),
     ],

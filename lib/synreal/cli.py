@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperCommand
 
 from synreal.commands import adapt, plan, retrieve, tune
-from synreal.commands.pairs import named_place
+from synreal.commands.pairs import named_places
 from synreal.errors import InputError
 
 app = typer.Typer(
@@ -138,7 +138,7 @@ def synbench(
 
     Exit status: 0 all thresholds hold or are undecided, 1 a threshold or a measure failed, 2 bad input.
     """
-    pairs = [named_place("--synthetic", text, "sd15=images/") for text in synthetic]
+    places = named_places("--synthetic", synthetic, "sd15=images/")
     from synreal.book.synbench_page import synbench as run_synbench
     from synreal.data.imageset import class_names
     from synreal.data.worlds import open_world
@@ -147,7 +147,7 @@ def synbench(
 
     limits = read_thresholds(thresholds) if thresholds else None
     world = open_world(real, images, seed, hierarchy, unreadable=unreadable)
-    others = [open_world(place, images, seed, "none", name, unreadable) for name, place in pairs]
+    others = [open_world(place, images, seed, "none", name, unreadable) for name, place in places.items()]
     measures = open_measures(class_names(world.images), judge, detector, persons, vlm, device, restricted)
     outcome = run_synbench(world, others, measures, out, limits, draws, seed)
     for name, measure, reason in outcome.failures:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from synreal.commands.pairs import named_place
+from synreal.commands.pairs import named_places
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -56,7 +56,7 @@ def retrieve(
 
     Exit status: 0 the set is written, 2 bad input (such as more images asked for than there are).
     """
-    pairs = [named_place("--against", text, "test=photos/") for text in against or []]
+    places = named_places("--against", against or [], "test=photos/")
     from synreal.data.worlds import open_world
     from synreal.retrieve.corpus import MissingImages
     from synreal.retrieve.encoder import Encoder
@@ -71,7 +71,7 @@ def retrieve(
     filters = Filters(top_share, cap, near_duplicate, contamination)
     encoder = Encoder(checkpoint, device) if checkpoint else None
     pool = _opened(corpus, scenes, seed)
-    others = {name: open_world(place, scenes, seed, "none", name).images for name, place in pairs}
+    others = {n: open_world(place, scenes, seed, "none", n).images for n, place in places.items()}
     embedded = _embedded(pool, encoder, embeddings, corpus, nearest > 0, embedding_column)
     with warnings.catch_warnings(action="ignore", category=MissingImages):  # said above
         found = run(

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from synreal.commands.pairs import named_place
+from synreal.commands.pairs import named_places
 
 if TYPE_CHECKING:
     from synreal.train.tune import Method
@@ -46,7 +46,7 @@ def tune(
     Run it under `accelerate launch` for several GPUs.
     Exit status: 0 done, 2 bad input.
     """
-    pairs = [named_place("--known", text, "imagenet=images/") for text in known or []]
+    places = named_places("--known", known or [], "imagenet=images/")
     from synreal.data.worlds import open_world
     from synreal.evaluate.tuning_report import realtune
     from synreal.train.realtune import open_card
@@ -58,6 +58,6 @@ def tune(
         steps=steps, learning_rate=learning_rate, micro_batch=micro_batch, seed=seed,
     )  # fmt: skip
     tried = open_world(validation, VALIDATION) if validation else None
-    others = {name: open_world(place, VALIDATION) for name, place in pairs}
+    others = {name: open_world(place, VALIDATION) for name, place in places.items()}
     named = cast("Method", method)  # `tune` refuses another, and names those there are
     print(realtune(checkpoint, world, out, named, chosen, tried, others, device))
