@@ -41,6 +41,12 @@ def test_words_are_whole_and_substrings_are_not():
     assert found(captions, r"(?<!t-)\bshirt\b", "regex") == [False, False, True]
 
 
+def test_words_end_at_an_underscore():
+    captions = ["great_white_shark.jpg", "great＿white＿sharks.jpg"]
+    assert found(captions, "shark", "tokens") == [True, False]
+    assert found(captions, "great white", "phrase") == [True, True]
+
+
 @pytest.mark.parametrize(
     ("caption", "term"),
     [
@@ -55,6 +61,39 @@ def test_words_are_whole_and_substrings_are_not():
 def test_captions_in_other_scripts_and_forms(caption, term):
     assert found([caption], term, "tokens") == [True]
     assert found([caption], term, "phrase") == [True]
+
+
+@pytest.mark.parametrize(
+    ("caption", "pattern"),
+    [
+        ("eine Straße", "Straße"),
+        ("EINE STRASSE", "straße$"),
+        ("eine Straße", r"\bstra[ß]e\b"),
+        ("a cat", "ＣＡＴ"),
+        ("a ＣＡＴ", r"\bc[aeiou]t\b"),
+        ("cafe\u0301", "café$"),
+        ("café", "cafe\u0301$"),
+        ("ΟΔΟΣ", "οδο[ς]"),
+        ("（笑）", "（笑）"),
+        ("what (so)?", r"\（so\)？"),
+        (r"a\b", r"a\\ｂ"),
+    ],
+)
+def test_patterns_and_captions_are_brought_to_one_form(caption, pattern):
+    assert found([caption], pattern, "regex") == [True]
+
+
+def test_compatible_characters_are_no_operators():
+    assert found(["ab", "a*b", "a＊b"], "a＊b", "regex") == [False, True, True]
+
+
+def test_the_regex_matcher_takes_patterns_and_names_as_they_are_written():
+    captions = ["a red car", "a c++ book", "coloured", "cc"]
+    red = ClassQuery(name="red", synonyms=["crimson"], patterns=[r"\bred\b"])
+    plus = ClassQuery(name="c++")
+    assert [red.sought("regex"), red.sought("tokens")] == [(r"\bred\b",), ("red", "crimson")]
+    assert found(captions, red.sought("regex")[0], "regex") == [True, False, False, False]
+    assert matcher_counts(captions, [red, plus])["regex"].to_dict() == {"red": 1, "c++": 1}
 
 
 def test_marks_belong_to_their_words():

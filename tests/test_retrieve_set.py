@@ -101,6 +101,15 @@ def test_synonyms_add_and_exclusions_reject_with_the_term():
     assert out[["id", "detail"]].values.tolist() == [["00000004", "4"]]
 
 
+def test_patterns_choose_captions_and_the_name_stays_the_label_and_the_text(embedded):
+    query = ClassQuery(name="red", patterns=[r"\bred thing [02]\b"])
+    found = retrieve(corpus(), [query], 2, matcher="regex", embedded=embedded).images
+    assert found.features["label"].names == ["red"] and sorted(found["id"]) == ["00000000", "00000002"]
+    named = retrieve(corpus(), [RED], 20, embedded=embedded).images
+    scores = dict(zip(named["id"], named["score"], strict=True))
+    assert found["score"][:] == [scores[key] for key in found["id"]]
+
+
 def test_semantic_candidates_are_the_nearest_by_image_and_caption(embedded):
     found = retrieve(corpus(), [RED], 1, matcher=None, semantic=Semantic(k=4), embedded=embedded)
     texts = embedded.encoder.texts(["a red", "my red"])

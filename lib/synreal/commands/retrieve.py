@@ -24,7 +24,7 @@ Sets = Annotated[
 
 def retrieve(
     corpus: Annotated[str, typer.Option(help="Parquet files, WebDataset tars, a set, or scenes/upstream.")],
-    classes: Annotated[Path, typer.Option(help="YAML list: names, or name with synonyms and exclude.")],
+    classes: Annotated[Path, typer.Option(help="YAML list: names, or name, synonyms, exclude, patterns.")],
     per_class: Annotated[int, typer.Option(help="Images of each class.")],
     out: Annotated[Path, typer.Option(help="New folder for the image set and its account.")],
     matcher: Annotated[Matcher, typer.Option(help="How captions match.")] = "tokens",

@@ -41,7 +41,7 @@ def find_candidates(
 
 def _matched(corpus: Dataset, queries: Sequence[ClassQuery], matcher: Matcher) -> pd.DataFrame:
     captions = Captions(corpus["caption"][:])
-    rows = [np.flatnonzero(captions.matches(query.terms, matcher)) for query in queries]
+    rows = [np.flatnonzero(captions.matches(query.sought(matcher), matcher)) for query in queries]
     labels = np.repeat(np.arange(len(queries)), [len(found) for found in rows])
     return pd.DataFrame({"row": np.concatenate(rows), "label": labels, "matched_by": matcher})
 

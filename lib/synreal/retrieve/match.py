@@ -20,26 +20,38 @@ from synreal.data.labels import shorten
 from synreal.errors import InputError
 
 Matcher = Literal["tokens", "phrase", "regex", "substring"]
-WORD = regex.compile(r"[\w\p{M}]+")  # with combining marks, which are parts of words in many scripts
+WORD = regex.compile(r"(?:[^\W_]|\p{M})+")  # with combining marks, which are parts of words in many scripts
 
 
 class ClassQuery(BaseModel):
-    """What to look for in captions for one class; for the regex matcher all terms are patterns."""
+    """What to look for in captions for one class.
+
+    patterns: what the regex matcher looks for in place of the name and its synonyms, which stay the label and
+    the texts that CLIP compares with images. Without patterns it looks for the terms as they are written.
+    exclude: terms; for the regex matcher, patterns.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     name: str = Field(min_length=1)
     synonyms: tuple[str, ...] = Field((), strict=False)
     exclude: tuple[str, ...] = Field((), strict=False)
+    patterns: tuple[str, ...] = Field(default=(), strict=False)
 
     @property
     def terms(self) -> tuple[str, ...]:
         """The name and its synonyms."""
         return (self.name, *self.synonyms)
 
+    def sought(self, matcher: Matcher) -> tuple[str, ...]:
+        """What to give this matcher: the terms, or patterns for regex."""
+        if matcher != "regex":
+            return self.terms
+        return self.patterns or tuple(regex.escape(term) for term in self.terms)
+
 
 def read_classes(file: str | Path) -> list[ClassQuery]:
-    """The classes of a YAML file: a list of names, or of mappings with name, synonyms and exclude.
+    """The classes of a YAML file: a list of names, or of mappings with the fields of ClassQuery.
 
     Raises InputError for a file that says anything else, or says a class twice.
     """
@@ -77,11 +89,22 @@ def fold(text: str) -> str:
     return normalize("NFKC", normalize("NFKD", decomposed.casefold()))
 
 
+def compatible(pattern: str) -> str:
+    """A pattern with compatible characters replaced as NFKC does it in captions; none becomes an operator."""
+
+    def replaced(found: regex.Match) -> str:
+        text = found[0]
+        return text if text.isascii() else regex.escape(normalize("NFKC", text.removeprefix("\\")))
+
+    return normalize("NFKC", regex.sub(r"(?s)\\.|[^\x00-\x7f]", replaced, normalize("NFC", pattern)))
+
+
 class Captions:
     """Captions made ready for many queries. A caption that is None counts as empty and matches nothing."""
 
     def __init__(self, captions: Sequence[str | None]) -> None:
-        self._texts = pd.Series([fold(caption or "") for caption in captions], dtype="str")
+        self._captions = [caption or "" for caption in captions]
+        self._texts = pd.Series([fold(caption) for caption in self._captions], dtype="str")
 
     def __len__(self) -> int:
         return len(self._texts)
@@ -90,8 +113,9 @@ class Captions:
         """Which captions match at least one of the terms: bool [N].
 
         tokens: every word of the term occurs, anywhere. phrase: its words occur one after the other.
-        substring: its characters occur, within words too. regex: the pattern occurs in the caption as `fold`
-        leaves it. Words are runs of letters, digits and marks; scripts written without spaces need substring.
+        substring: its characters occur, within words too. regex: the pattern occurs, in any case; compatible
+        characters, such as letters of full width, are the same in patterns as in captions.
+        Words are runs of letters, digits and marks; scripts written without spaces need substring.
         Raises InputError for an empty term and for a pattern that does not compile.
         """
         if matcher not in get_args(Matcher):
@@ -104,6 +128,11 @@ class Captions:
     @cached_property
     def _words(self) -> list[list[str]]:
         return [WORD.findall(text) for text in self._texts]
+
+    @cached_property
+    def _compatible(self) -> list[str]:
+        """Not folded: of a pattern only the `regex` module knows what is text, whose case may be folded."""
+        return [normalize("NFKC", caption) for caption in self._captions]
 
     @cached_property
     def _spaced(self) -> pd.Series:
@@ -140,19 +169,19 @@ class Captions:
 
     def _regex(self, term: str) -> np.ndarray:
         try:
-            pattern = regex.compile(term, regex.IGNORECASE)
+            pattern = regex.compile(compatible(term), regex.IGNORECASE | regex.FULLCASE)
         except regex.error as error:
             raise InputError(f"term {term!r}: not a regular expression ({error})") from error
         if pattern.search(""):
             raise InputError(f"term {term!r}: the pattern matches an empty caption, so it matches every one")
-        return np.array([pattern.search(text) is not None for text in self._texts], bool)
+        return np.array([pattern.search(text) is not None for text in self._compatible], bool)
 
 
 def matcher_counts(captions: Sequence[str | None], queries: Sequence[ClassQuery]) -> pd.DataFrame:
     """How many captions each matcher finds: a row per class, a column per matcher. Exclusions don't count."""
     ready = Captions(captions)
     counts = {
-        matcher: [int(ready.matches(query.terms, matcher).sum()) for query in queries]
+        matcher: [int(ready.matches(query.sought(matcher), matcher).sum()) for query in queries]
         for matcher in get_args(Matcher)
     }
     return pd.DataFrame(counts, index=pd.Index([query.name for query in queries], name="class"))
