@@ -168,6 +168,23 @@ def test_a_column_of_another_model_is_refused(encoder, tmp_path, size, reason):
         embed_set(corpus(vector=vectors), encoder, tmp_path, column="vector")
 
 
+def test_a_column_that_only_begins_with_vectors_of_this_model_is_refused(encoder, tmp_path):
+    own = embed_set(corpus(), encoder, tmp_path / "own")
+    given = own.take(own.ids)
+    given[12:] = np.random.default_rng(1).standard_normal((13, 16))
+    with pytest.raises(InputError, match="column vector: not made by tiny-clip"):
+        embed_set(corpus(vector=given.tolist()), encoder, tmp_path / "mixed", column="vector")
+
+
+def test_a_column_of_unequal_lengths_is_refused(encoder, tmp_path):
+    own = embed_set(corpus(), encoder, tmp_path / "own")
+    for row in range(25):
+        given = own.take(own.ids).tolist()
+        given[row] = given[row][:5]
+        with pytest.raises(InputError, match=r"vectors of shape \(5,\), but tiny-clip makes \(16,\)"):
+            embed_set(corpus(vector=given), encoder, tmp_path / f"ragged-{row}", column="vector")
+
+
 def test_columns_that_are_not_there_are_named(encoder, tmp_path):
     with pytest.raises(InputError, match=r"no column \[vector\]"):
         embed_set(corpus(), encoder, tmp_path, column="vector")

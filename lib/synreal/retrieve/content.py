@@ -1,6 +1,7 @@
 """What of a corpus is embedded: its images, its captions, or vectors that it carries already."""
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,7 +15,7 @@ from synreal.errors import InputError
 from synreal.retrieve.encoder import Encoder
 
 Row = dict[str, Any]
-COMPARED, SEARCHED = 8, 64  # carried vectors that are made again, and rows in which they are looked for
+COMPARED, SEARCHED = 8, 64  # carried vectors that are made again, and rows drawn to look for them
 SAME = 0.98  # cosine; half precision and other decoders stay above 0.999, other models far below
 
 
@@ -71,10 +72,10 @@ class CaptionTexts:
 
 
 class Carried:
-    """Vectors in a column of the corpus."""
+    """Vectors in a column of the corpus, as the encoder would make them."""
 
-    def __init__(self, column: str) -> None:
-        self.column = column
+    def __init__(self, column: str, encoder: Encoder) -> None:
+        self.column, self._encoder = column, encoder
 
     def read(self, row: Row) -> np.ndarray:
         vector = np.asarray(row[self.column] or [], np.float32)
@@ -87,24 +88,25 @@ class Carried:
         return np.asarray(row[self.column] or [], np.float32).tobytes()
 
     def encode(self, contents: Sequence[np.ndarray]) -> np.ndarray:
+        name, shape = self._encoder.name, (self._encoder.size,)
+        if wrong := [vector.shape for vector in contents if vector.shape != shape]:
+            raise InputError(f"column {self.column}: vectors of shape {wrong[0]}, but {name} makes {shape}")
         return np.stack(contents)
 
 
 def check_carried(rows: datasets.Dataset, carried: Carried, computed: Content, encoder: Encoder) -> None:
-    """Raise InputError when the first vectors of the column are not what `encoder` makes.
+    """Raise InputError when vectors of the column are not what `encoder` makes.
 
-    Vectors of another model are not told by their shape, so a few are made again.
+    Vectors of another model are not told by their shape, so a few are made again: of rows drawn from the
+    whole corpus, since one that was put together may have begun with another model.
     """
     column = carried.column
-    pairs = list(_both(rows.select(range(min(SEARCHED, len(rows)))), carried, computed))[:COMPARED]
+    drawn = np.random.default_rng(0).choice(len(rows), min(SEARCHED, len(rows)), replace=False)
+    pairs = list(islice(_both(rows.select(drawn), carried, computed), COMPARED))
     if not pairs:
-        raise InputError(f"column {column}: no vector beside an image in the first {SEARCHED} rows to check")
-    given, made = [vector for vector, _ in pairs], computed.encode([content for _, content in pairs])
-    if any(vector.shape != (encoder.size,) for vector in given):
-        raise InputError(
-            f"column {column}: vectors of shape {given[0].shape}, but {encoder.name} makes ({encoder.size},)"
-        )
-    cosine = (np.stack(given) * made).sum(axis=1).min()
+        raise InputError(f"column {column}: no vector beside an image in {len(drawn)} rows drawn to check it")
+    given = carried.encode([vector for vector, _ in pairs])
+    cosine = (given * computed.encode([content for _, content in pairs])).sum(axis=1).min()
     if cosine < SAME:
         raise InputError(
             f"column {column}: not made by {encoder.name}, whose own vectors differ (cosine {cosine:.3f}); "

@@ -88,8 +88,9 @@ def _content_of(
         rows = rows.cast_column("image", datasets.Image(decode=False))
     if column is None:
         return rows, computed
-    check_carried(rows, Carried(column), computed, encoder)
-    return rows.select_columns(["id", column]), Carried(column)
+    carried = Carried(column, encoder)
+    check_carried(rows, carried, computed, encoder)
+    return rows.select_columns(["id", column]), carried
 
 
 def _embed_shard(rows: datasets.Dataset, content: Content, size: int, folder: Path, start: int) -> None:
