@@ -23,7 +23,7 @@ from synreal.retrieve.filters import Filters
 from synreal.retrieve.manifest import MANIFEST, rebuild, save_retrieved
 from synreal.retrieve.match import ClassQuery
 from synreal.retrieve.retrieve import first_per_class, retrieve
-from synreal.retrieve.semantic import Semantic, embed_corpus
+from synreal.retrieve.semantic import Embedded, Semantic, embed_corpus
 from synreal.retrieve.sieve import LEDGER
 from tiny_clip import CARD
 
@@ -222,6 +222,46 @@ def test_more_than_there_is_says_how_many_there_are():
     ):
         retrieve(corpus(), [RED, BLUE], 25)
     assert len(retrieve(corpus(), [RED, BLUE], 25, allow_fewer=True).images) == 40
+
+
+BROKEN = {row: {"bytes": b"x", "path": None} for row in range(0, 40, 2)}  # behind all that are red
+
+
+@pytest.mark.parametrize(
+    ("pool", "query", "options", "reasons"),
+    [
+        (with_images(corpus(), BROKEN), RED, {}, "20 candidates; rejected were: no readable image 20"),
+        (corpus(), ClassQuery(name="red", exclude=("thing",)), {}, "20 candidates; .*: excluded term 20"),
+        (corpus(), ClassQuery(name="thing 2"), {"matcher": "phrase"}, "1 candidates; .*: same pixels as 1"),
+    ],
+)
+@pytest.mark.parametrize("allow_fewer", [False, True])
+def test_a_set_without_images_is_refused(pool, query, options, reasons, allow_fewer, encoder):
+    against = {"test": corpus().select([2])}
+    for descriptor in (None, encoder):
+        with pytest.raises(InputError, match=f"no image is left of {reasons}"):
+            retrieve(
+                pool, [query], 1, against=against, descriptor=descriptor, allow_fewer=allow_fewer, **options
+            )
+
+
+def test_embeddings_of_another_corpus_are_refused(embedded, encoder, tmp_path):
+    for pool, count in (
+        (corpus().select(range(30)), 10),
+        (corpus(id=[f"other-{row}" for row in range(40)]), 80),
+    ):
+        with pytest.raises(InputError, match=f"embedded: {count} ids are in the corpus or among its image"):
+            retrieve(pool, [RED], 1, embedded=embedded)
+    fewer = embed_corpus(corpus().select(range(30)), encoder, tmp_path)
+    mixed = Embedded(encoder, embedded.image_index, fewer.caption_index)
+    with pytest.raises(InputError, match=r"10 ids .* its caption embeddings, .* \[00000030, "):
+        retrieve(corpus(), [RED], 1, embedded=mixed)
+
+
+@pytest.mark.parametrize("templates", [(), ("a {c}",), ("a photo",), ("a {}", "{} and {}"), ("{{}}",)])
+def test_templates_without_exactly_one_place_for_the_class_are_refused(templates):
+    with pytest.raises(InputError, match="templates: found .* expected at least one, each with one {}"):
+        Semantic(templates=templates)
 
 
 def test_requests_that_cannot_be_met_are_refused_at_once(embedded):

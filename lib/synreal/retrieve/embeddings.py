@@ -42,6 +42,14 @@ class Embeddings:
         """Dimensions of a vector."""
         return self.shards[0].shape[1]
 
+    def check_ids(self, ids: set[str]) -> None:
+        """Raise InputError when the rows embedded, or found without content, are not these."""
+        if other := sorted(ids ^ {*self.ids, *self.missing}):
+            raise InputError(
+                f"embedded: {len(other)} ids are in the corpus or among its {self.what} embeddings, but not "
+                f"in both: {shorten(other)}; embed this corpus, see embed_corpus"
+            )
+
     def blocks(self, rows: int = 65536) -> Iterator[np.ndarray]:
         """All vectors in order, float32 [at most `rows`, D] at a time."""
         for shard in self.shards:

@@ -53,6 +53,8 @@ class Request:
             raise InputError("corpus: matching and exclusions need a column caption; search by image instead")
         self._check_embedded()
         check_corpus(corpus)
+        if self.embedded is not None:
+            self.embedded.check(corpus)
 
     def _check_embedded(self) -> None:
         names = {"semantic": self.semantic, "top_share": self.filters.top_share}
@@ -109,7 +111,8 @@ def retrieve(
     """`per_class` images of a corpus for each class.
 
     matcher: how captions are matched; None to search by `semantic` alone. With both, candidates are united.
-    embedded: the corpus as `embed_corpus` made it; `semantic`, `top_share` and `near_duplicate` need it.
+    embedded: the corpus as `embed_corpus` made it; `semantic`, `top_share` and `near_duplicate` need it. Its
+    ids must be those of the corpus; that the images are the same too is for `embed_corpus` to see to.
     against: sets that must not leak into this one, by name: train, validation and test of the task. Identical
     pixels are always rejected; with `filters.contamination` also what `descriptor` finds as close as that
     (default: the checkpoint of `embedded`).
@@ -118,7 +121,8 @@ def retrieve(
     A candidate of several classes goes to the one whose texts its image is nearest to; without `embedded`, to
     none. Excluded terms reject semantic candidates too.
     Raises InputError for settings that contradict each other, for a class that matches nothing, and when
-    fewer images are left than asked for; with `allow_fewer`, the set has fewer, or none, of such a class.
+    fewer images are left than asked for; with `allow_fewer`, the set has fewer, or none, of such a class, but
+    at least one image.
     """
     ways = (matcher, semantic, embedded, filters)
     request = Request(queries, per_class, *ways, dict(against or {}), descriptor, seed, allow_fewer)
@@ -150,6 +154,15 @@ def _name_empty(sieve: Sieve, allow_fewer: bool) -> None:
         )
 
 
+def _refuse_nothing(sieve: Sieve) -> None:
+    if len(sieve.left) == 0:
+        told = ", ".join(f"{reason} {n}" for reason, n in sieve.ledger["reason"].value_counts().items())
+        raise InputError(
+            f"no image is left of {sieve.found.sum()} candidates; rejected were: {told}; loosen the filters, "
+            "or give the classes synonyms or another matcher"
+        )
+
+
 def _filter(sieve: Sieve, corpus: Dataset, request: Request) -> pd.DataFrame:
     """All filters in order; returns the sensitivity curve of decontamination."""
     embedded, filters = request.embedded, request.filters
@@ -162,11 +175,13 @@ def _filter(sieve: Sieve, corpus: Dataset, request: Request) -> pd.DataFrame:
     stages.reject_shared(sieve)
     stages.reject_low_scores(sieve, filters)
     stages.reject_unreadable(sieve, corpus)
+    _refuse_nothing(sieve)
     stages.reject_duplicates(sieve, images, filters.near_duplicate)
     descriptor, vectors = request.descriptor, None
     if descriptor is None and embedded is not None and request.against:
         descriptor, vectors = embedded.encoder, embedded.images.take(sieve.left["id"].tolist())
     close = reject_contaminated(sieve, corpus, request.against, descriptor, filters.contamination, vectors)
+    _refuse_nothing(sieve)
     stages.reject_surplus(sieve, request.per_class, request.allow_fewer)
     return close.sensitivity()
 

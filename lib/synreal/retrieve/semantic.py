@@ -27,6 +27,13 @@ class Semantic:
     images: bool = True  # search among the images
     captions: bool = True  # search among the captions
 
+    def __post_init__(self) -> None:
+        if self.templates is not None and not (self.templates and all(map(_fills_once, self.templates))):
+            raise InputError(
+                f"templates: found {self.templates!r}; expected at least one, each with one {{}}, where the "
+                "class goes, and no other braces"
+            )
+
 
 @dataclass(frozen=True)
 class Embedded:
@@ -44,6 +51,13 @@ class Embedded:
                     f"({index.origin.fingerprint}), the texts would be embedded by {self.encoder.name} "
                     f"({self.encoder.fingerprint}); embed the corpus with this checkpoint"
                 )
+
+    def check(self, corpus: datasets.Dataset) -> None:
+        """Raise InputError when these are not the embeddings of the corpus, by their ids."""
+        ids = set(corpus["id"][:])
+        for index in (self.image_index, self.caption_index):
+            if index is not None:
+                index.embeddings.check_ids(ids)
 
     @property
     def images(self) -> Embeddings:
@@ -95,6 +109,10 @@ def recall_of(embedded: Embedded, queries: Sequence[ClassQuery], semantic: Seman
     texts = np.concatenate([_texts(embedded, query, semantic) for query in queries])
     searched = _searched(embedded, semantic)
     return {where: index.recall(texts, semantic.k) for where, index in searched.items()}
+
+
+def _fills_once(template: str) -> bool:
+    return template.count("{}") == 1 and not set("{}") & set(template.replace("{}", ""))
 
 
 def _searched(embedded: Embedded, semantic: Semantic) -> dict[str, Index]:
