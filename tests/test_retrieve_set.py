@@ -305,6 +305,14 @@ def png(row):
     return stream.getvalue()
 
 
+def tar(path, samples):
+    with tarfile.open(path, "w") as archive:
+        for name, content in samples:
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+
+
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("SYNREAL_CACHE", str(tmp_path / "cache"))
@@ -329,16 +337,22 @@ def test_a_table_as_laion_has_it_is_a_corpus(tmp_path, cache):
 
 def test_tars_are_a_corpus_and_keys_of_several_tars_differ(tmp_path, cache):
     for name in ("00000", "00001"):
-        with tarfile.open(tmp_path / f"{name}.tar", "w") as tar:
-            for row in range(3):
-                for suffix, content in (("png", png(row)), ("txt", b"a red thing")):
-                    entry = tarfile.TarInfo(f"{row:04d}.{suffix}")
-                    entry.size = len(content)
-                    tar.addfile(entry, io.BytesIO(content))
+        files = (("png", png), ("txt", lambda _: b"a red thing"))
+        samples = [(f"{row:04d}.{suffix}", content(row)) for row in range(3) for suffix, content in files]
+        tar(tmp_path / f"{name}.tar", samples)
     pool = open_corpus(tmp_path)
     assert pool["id"][:] == [f"{name}/{row:04d}" for name in ("00000", "00001") for row in range(3)]
     assert pool["caption"][:] == ["a red thing"] * 6
     assert len(retrieve(pool, [RED], 3).images) == 3  # the second tar repeats the first one's images
+
+
+def test_the_first_samples_of_a_tar_may_lack_their_image(tmp_path, cache):
+    samples = [(f"{row:04d}.txt", b"a red thing") for row in range(6)]
+    samples += [("0006.png", png(6)), ("0006.txt", b"a red thing")]
+    tar(tmp_path / "00000.tar", samples)
+    with pytest.warns(MissingImages, match=r"6 of 7 rows hold no image .*\[0000, 0001, "):
+        pool = open_corpus(tmp_path)
+    assert pool["caption"][:] == ["a red thing"] * 7
 
 
 def test_saved_and_labelled_sets_and_scenes_are_corpora(tmp_path, cache):

@@ -306,6 +306,49 @@ def test_webdataset_sample_without_its_image_is_counted(tmp_path):
         load_image_set(file, class_names=["cat"])
 
 
+def test_webdataset_whose_first_samples_lack_files_keeps_them_as_holes(tmp_path):
+    label = json.dumps({"label": "cat"}).encode()
+    samples = [("s0.json", label), ("s1.jpg", encoded("red", "JPEG"))]
+    for key in range(2, 8):
+        samples += [(f"s{key}.jpg", encoded("red", "JPEG")), (f"s{key}.json", label)]
+    file = tar(tmp_path / "part.tar", samples)
+    with pytest.raises(InputError, match="1 of 8 rows have no label"):
+        load_image_set(file)
+    file = tar(tmp_path / "other.tar", [*samples[:1], *samples[2:]])
+    with pytest.raises(
+        InputError, match="1 of 7 images cannot be decoded, the first is s0: the row holds no"
+    ):
+        load_image_set(file)
+    with pytest.warns(UnreadableImages):
+        ds = load_image_set(file, unreadable="drop")
+    assert class_names(ds) == ["cat"] and len(ds) == 6
+
+
+def test_webdataset_of_other_kinds_of_files_is_refused(tmp_path):
+    mixed = tar(tmp_path / "mixed.tar", [("a.jpg", b""), ("a.cls", b"0"), ("b.png", b""), ("b.cls", b"0")])
+    reason = r"sample a of .*mixed\.tar holds \[jpg, cls\], but sample b of .* holds \[png, cls\]"
+    with pytest.raises(InputError, match=reason):
+        load_image_set(mixed)
+    with pytest.raises(InputError, match=r"empty\.tar: 1 tar file\(s\) cannot be read: no sample"):
+        load_image_set(tar(tmp_path / "empty.tar", []))
+    write(tmp_path / "broken.tar", b"no tar" * 200)
+    with pytest.raises(InputError, match=r"broken\.tar: 1 tar file\(s\) cannot be read: "):
+        load_image_set(tmp_path / "broken.tar")
+
+
+def test_tars_win_over_the_tables_that_img2dataset_writes_beside_them(tmp_path):
+    for name in ("00000", "00001"):
+        tar(tmp_path / f"{name}.tar", [("s1.jpg", encoded("red", "JPEG")), ("s1.cls", b"0")])
+        parquet(tmp_path, f"{name}.parquet")
+        write(tmp_path / f"{name}_stats.json", b"{}")
+    for place in (tmp_path, tmp_path / "*"):
+        ds = load_image_set(place, class_names=["cat"])
+        assert ds["id"][:] == ["00000/s1", "00001/s1"]
+    parquet(tmp_path, "more.parquet")
+    with pytest.raises(InputError, match=r"files of the kinds \['\.parquet', '\.tar'\]"):
+        load_image_set(tmp_path)
+
+
 def test_hub_sets_need_their_prefix_a_split_and_the_network(monkeypatch):
     with pytest.raises(InputError, match="hub:owner/name"):
         load_image_set("owner/name")

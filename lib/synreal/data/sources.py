@@ -1,5 +1,6 @@
 """The kinds of places an image set is read from: folder, parquet, WebDataset, saved Dataset, the hub."""
 
+import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -11,11 +12,11 @@ from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 
 from synreal.data.folders import SPLITS, read_folder
 from synreal.data.labels import shorten
+from synreal.data.tars import KEY, URL, tar_features
 from synreal.errors import InputError
 from synreal.paths import cache_dir
 
 HUB = "hub:"
-KEY = "__key__"  # WebDataset's own name for the stem that the files of one sample share
 KINDS = (
     "expected an image folder, parquet file(s), WebDataset tar(s), a folder written by Dataset.save_to_disk, "
     "or hub:owner/name"
@@ -44,7 +45,7 @@ def find_source(source: str | Path, split: str | None) -> tuple[Kind, list[Path]
     path = Path(source)
     if path.is_dir():
         return _kind_of_folder(path, split)
-    files = [path] if path.is_file() else sorted(path.parent.glob(path.name))
+    files = [path] if path.is_file() else _without_companions(sorted(path.parent.glob(path.name)))
     if not files:
         raise InputError(f"{source}: no such file or folder; {KINDS}")
     if split is not None:
@@ -58,10 +59,16 @@ def _kind_of_folder(path: Path, split: str | None) -> tuple[Kind, list[Path]]:
     if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
         return "saved", []
     files = sorted([*path.rglob("*.parquet"), *path.rglob("*.tar")])
-    files = [file for file in files if file.name != "metadata.parquet"]
+    files = [file for file in _without_companions(files) if file.name != "metadata.parquet"]
     if not files:
         return "folder", []
     return _kind_of_files(files), _files_of_split(path, files, split)
+
+
+def _without_companions(files: list[Path]) -> list[Path]:
+    """Without what img2dataset writes beside 00000.tar: its table 00000.parquet and 00000_stats.json."""
+    tars = {file.with_suffix("") for file in files if file.suffix == ".tar"}
+    return [f for f in files if f.suffix == ".tar" or f.with_name(f.stem.removesuffix("_stats")) not in tars]
 
 
 def _kind_of_files(files: list[Path]) -> Kind:
@@ -108,7 +115,7 @@ def _read_parquet(files: list[Path], image: str, label: str) -> datasets.Dataset
             "(binary, or a struct with field bytes)"
         )
     features[image] = datasets.Image()
-    return _load("parquet", files, features)
+    return load_files("parquet", files, features)
 
 
 def _holds_bytes(kind: pa.DataType) -> bool:
@@ -123,7 +130,7 @@ def _read_webdataset(files: list[Path], label: str) -> datasets.Dataset:
 
     The id is the sample's key, preceded by the tar's name when there are several tars.
     """
-    ds = _load("webdataset", files, None)
+    ds = load_files("tar", files)
     if "json" in ds.column_names:
         ds = _spread_json(ds)
     if label not in ds.column_names and "cls" in ds.column_names:
@@ -132,32 +139,35 @@ def _read_webdataset(files: list[Path], label: str) -> datasets.Dataset:
         ds = ds.rename_column("txt", "caption")
     keys = ds[KEY][:]
     if len(files) > 1:
-        keys = [f"{Path(url).stem}/{key}" for url, key in zip(ds["__url__"], keys, strict=True)]
-    drop = [name for name in (KEY, "__url__", "id") if name in ds.column_names]
+        keys = [f"{Path(url).stem}/{key}" for url, key in zip(ds[URL], keys, strict=True)]
+    drop = [name for name in (KEY, URL, "id") if name in ds.column_names]
     return ds.remove_columns(drop).add_column("id", keys)
 
 
 def _spread_json(ds: datasets.Dataset) -> datasets.Dataset:
-    kept = set(ds.column_names)
-    records = ds["json"][:]
+    kept, fields, records = set(ds.column_names), list(ds.features["json"]), ds["json"][:]
     ds = ds.remove_columns("json")
-    for key in records[0]:
+    for key in fields:
         if key not in kept:
-            ds = ds.add_column(key, [record[key] for record in records])
+            ds = ds.add_column(key, [(record or {}).get(key) for record in records])
     return ds
 
 
-def _load(kind: str, files: list[Path], features: datasets.Features | None) -> datasets.Dataset:
-    paths = [str(file.resolve()) for file in files]
+def load_files(
+    kind: Literal["parquet", "tar"], files: list[Path], features: datasets.Features | None = None
+) -> datasets.Dataset:
+    """All rows of the files, kept in the cache. Raises InputError when they cannot be read."""
+    paths, cache = [str(file.resolve()) for file in files], str(cache_dir() / "datasets")
+    builder = "webdataset" if kind == "tar" else kind
     try:
+        features = tar_features(paths) if kind == "tar" else features
         return datasets.load_dataset(
-            kind, data_files=paths, split="train", features=features, cache_dir=str(cache_dir() / "datasets")
+            builder, data_files=paths, split="train", features=features, cache_dir=cache
         )
-    except (DatasetGenerationError, ValueError, OSError) as error:
+    except (DatasetGenerationError, ValueError, OSError, pa.ArrowException, tarfile.TarError) as error:
+        where = files[0].parent if len(files) > 1 else files[0]
         reason = error.__cause__ or error
-        raise InputError(
-            f"{files[0].parent}: {len(files)} {kind} file(s) cannot be read: {reason}"
-        ) from error
+        raise InputError(f"{where}: {len(files)} {kind} file(s) cannot be read: {reason}") from error
 
 
 def _read_saved(path: Path, split: str | None) -> datasets.Dataset:

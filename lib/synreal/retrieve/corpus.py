@@ -6,13 +6,13 @@ from pathlib import Path
 import datasets
 import pandas as pd
 import pyarrow.compute as pc
-from datasets.exceptions import DatasetGenerationError
 
 from synreal.data.labels import shorten
-from synreal.data.sources import KEY, Kind, find_source
+from synreal.data.sources import Kind, find_source, load_files
+from synreal.data.tars import KEY, URL
 from synreal.data.worlds import open_world
 from synreal.errors import InputError
-from synreal.paths import cache_dir, located
+from synreal.paths import located
 
 IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp")
 CAPTION_COLUMNS = ("caption", "TEXT", "text", "txt")  # as image sets, LAION's tables and WebDataset call it
@@ -100,13 +100,7 @@ def _read(kind: Kind, files: list[Path], path: Path) -> datasets.Dataset:
         if isinstance(saved, datasets.DatasetDict):
             raise InputError(f"{path}: holds the splits {sorted(saved)}; name the folder of one")
         return saved
-    builder = "webdataset" if kind == "tar" else "parquet"
-    names, cache = [str(file.resolve()) for file in files], str(cache_dir() / "datasets")
-    try:
-        return datasets.load_dataset(builder, data_files=names, split="train", cache_dir=cache)
-    except (DatasetGenerationError, ValueError, OSError) as error:
-        reason = error.__cause__ or error
-        raise InputError(f"{path}: {len(files)} {kind} file(s) cannot be read: {reason}") from error
+    return load_files("tar" if kind == "tar" else "parquet", files)
 
 
 def _named(rows: datasets.Dataset, where: str, files: list[Path]) -> datasets.Dataset:
@@ -132,7 +126,7 @@ def _with_ids(rows: datasets.Dataset, files: list[Path]) -> datasets.Dataset:
         return rows.add_column("id", [f"row-{row:010d}" for row in range(len(rows))])
     keys = [None if key is None else str(key) for key in rows[column][:]]
     if column == KEY and len(files) > 1:
-        keys = [f"{Path(url).stem}/{key}" for url, key in zip(rows["__url__"], keys, strict=True)]
+        keys = [f"{Path(url).stem}/{key}" for url, key in zip(rows[URL], keys, strict=True)]
     return rows.remove_columns(column).add_column("id", keys)
 
 
