@@ -20,23 +20,14 @@ from synreal.retrieve.encoder import Encoder
 from synreal.retrieve.index import Index, exact_search
 from synreal.retrieve.plan import ivf_pq_shape
 from synreal.retrieve.semantic import Embedded
-from tiny_clip import CARD
+from tiny_clip import CARD, random_encoder
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (25, 16, 16, 3), dtype=np.uint8)
 
 
-def checkpoint(folder, seed=0):
-    torch.manual_seed(seed)
-    module = build_module(CARD)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.normal_(std=0.2)
-    return Encoder(save_checkpoint(folder, module, CARD))
-
-
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory):
-    return checkpoint(tmp_path_factory.mktemp("clip"))
+    return random_encoder(tmp_path_factory.mktemp("clip"))
 
 
 def corpus(count=25, **columns):
@@ -132,7 +123,7 @@ def test_a_grown_or_changed_corpus_costs_only_what_is_new(encoder, tmp_path, mon
 
 def test_shards_of_another_model_kind_or_size_are_refused(encoder, tmp_path):
     embed_set(corpus(), encoder, tmp_path / "e", shard=10)
-    other = checkpoint(tmp_path / "other", seed=1)
+    other = random_encoder(tmp_path / "other", seed=1)
     for arguments, changed in (
         ((corpus(), other, tmp_path / "e", "image", 10), "fingerprint"),
         ((corpus(), encoder, tmp_path / "e", "caption", 10), "what image, now caption"),
@@ -283,7 +274,7 @@ def test_an_index_left_half_written_is_built_again(tmp_path):
 
 def test_a_corpus_indexed_by_another_model_is_refused(encoder, tmp_path):
     items = embed_set(corpus(), encoder, tmp_path / "e")
-    other = checkpoint(tmp_path / "other", seed=1)
+    other = random_encoder(tmp_path / "other", seed=1)
     with pytest.raises(InputError, match="the image index was built by tiny-clip"):
         Embedded(other, Index.build(items))
 

@@ -1,7 +1,6 @@
 """Retrieved sets: what is kept, the account of what is not, corpora of all kinds, and bad input."""
 
 import io
-import json
 import tarfile
 import warnings
 
@@ -9,23 +8,19 @@ import datasets
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from PIL import Image
 
-from synreal.cli import main
 from synreal.data.imageset import check_image_set, from_arrays, load_image_set
 from synreal.errors import InputError
-from synreal.models import build_module, save_checkpoint
 from synreal.retrieve.corpus import MissingImages, check_corpus, open_corpus
 from synreal.retrieve.decontaminate import decontaminate
-from synreal.retrieve.encoder import Encoder
 from synreal.retrieve.filters import Filters
 from synreal.retrieve.manifest import MANIFEST, rebuild, save_retrieved
 from synreal.retrieve.match import ClassQuery
 from synreal.retrieve.retrieve import first_per_class, retrieve
 from synreal.retrieve.semantic import Embedded, Semantic, embed_corpus
 from synreal.retrieve.sieve import LEDGER
-from tiny_clip import CARD
+from tiny_clip import random_encoder
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 16, 16, 3), dtype=np.uint8)
 CAPTIONS = [f"a {('red', 'blue')[row % 2]} thing {row}" for row in range(40)]
@@ -48,12 +43,7 @@ def with_images(images, changes):
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory):
-    torch.manual_seed(0)
-    module = build_module(CARD)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.normal_(std=0.2)
-    return Encoder(save_checkpoint(tmp_path_factory.mktemp("clip"), module, CARD))
+    return random_encoder(tmp_path_factory.mktemp("clip"))
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +117,21 @@ def test_semantic_candidates_are_the_nearest_by_image_and_caption(embedded):
     expected = "image+caption" if found.images["id"][0] in both else None
     assert expected in (None, found.images["matched_by"][0])
     assert found.settings["recall"] == {"image": 1.0, "caption": 1.0}
+
+
+def test_the_recall_of_a_compressed_index_is_told(encoder, tmp_path, monkeypatch):
+    monkeypatch.setattr("synreal.retrieve.index.RERANKED", 1)  # with more it finds all of these
+    pixels = np.random.default_rng(1).integers(0, 256, (400, 16, 16, 3), dtype=np.uint8)
+    many = corpus(pixels, [f"thing {row}" for row in range(400)])
+    compressed = embed_corpus(many, encoder, tmp_path, kind="ivf-pq")
+    told = retrieve(many, [RED], 1, matcher=None, semantic=Semantic(k=20), embedded=compressed).settings
+    texts = encoder.texts(["a red", "my red"])
+    for where, index in (("image", compressed.image_index), ("caption", compressed.caption_index)):
+        items = index.embeddings
+        nearest = np.array(items.ids)[np.argsort(-(texts @ items.take(items.ids).T))[:, :20]]
+        hits = [np.isin(a, b).mean() for a, b in zip(nearest, index.search(texts, 20)[0], strict=True)]
+        assert told["recall"][where] == pytest.approx(np.mean(hits)) and 0 < np.mean(hits) < 1
+    assert told["model"]["kind"] == "ivf-pq"
 
 
 def test_only_the_top_share_by_clip_score_is_left(embedded):
@@ -391,54 +396,3 @@ def test_a_set_is_rebuilt_from_its_manifest_or_what_changed_is_said(tmp_path, ca
         save_retrieved(found, tmp_path / "set", "colours")
     with pytest.raises(InputError, match="no such file"):
         rebuild(tmp_path / "gone", corpus())
-
-
-def command(monkeypatch, *words):
-    monkeypatch.setattr("sys.argv", ["synreal", "retrieve", *map(str, words)])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    return ended.value.code
-
-
-def test_the_command_writes_the_set_and_its_account(tmp_path, cache, monkeypatch, capsys):
-    corpus().to_parquet(tmp_path / "pool.parquet")
-    from_arrays(PIXELS[:2], [0, 0], ["x"]).to_parquet(tmp_path / "test.parquet")
-    (tmp_path / "classes.yaml").write_text("[red, blue]")
-    words = ["--corpus", tmp_path / "pool.parquet", "--classes", tmp_path / "classes.yaml", "--per-class", 4]
-    out, against = tmp_path / "out", f"test={tmp_path / 'test.parquet'}"
-    assert command(monkeypatch, *words, "--out", out, "--against", against) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == str(out)
-    assert len(load_image_set(out)) == 8
-    assert set(json.loads((out / "manifest.json").read_text())["images"][0]) >= {"corpus_id", "sha256"}
-    assert pd.read_csv(out / "ledger.csv")["reason"].value_counts().to_dict() == {
-        "not drawn": 30,
-        "same pixels as": 2,
-    }
-    page = (out / "summary.md").read_text()
-    assert "| red | 20 | 1 | 15 | 4 |" in page and "test (2 images)" in page
-    assert command(monkeypatch, *words, "--out", out) == 2
-    assert "is there already" in capsys.readouterr().err
-    assert command(monkeypatch, *words, "--out", tmp_path / "b", "--against", "test") == 2
-    assert "expected a name and a place" in capsys.readouterr().err
-    assert command(monkeypatch, *words, "--out", tmp_path / "b", *["--against", against] * 2) == 2
-    assert "--against: the names ['test'] are taken" in capsys.readouterr().err
-    assert command(monkeypatch, *words[:-1], 50, "--out", tmp_path / "b") == 2
-    assert "only: red 20, blue 20" in capsys.readouterr().err and not (tmp_path / "b").exists()
-
-
-def test_the_command_searches_by_meaning(tmp_path, cache, encoder, monkeypatch, capsys):
-    corpus().to_parquet(tmp_path / "pool.parquet")
-    (tmp_path / "classes.yaml").write_text("[red, blue]")
-    card = encoder._classifier.card.file
-    words = [
-        "--corpus", tmp_path / "pool.parquet", "--classes", tmp_path / "classes.yaml", "--per-class", 2,
-        "--matcher", "none", "--checkpoint", card, "--nearest", 10, "--top-share", 0.9,
-        "--near-duplicate", 0.9999,
-        "--embeddings", tmp_path / "embeddings", "--out", tmp_path / "out",
-    ]  # fmt: skip
-    assert command(monkeypatch, *words) == 0
-    ways = load_image_set(tmp_path / "out")["matched_by"][:]
-    assert len(ways) == 4 and set(ways) <= {"image", "caption", "image+caption"}
-    assert (tmp_path / "embeddings" / "images" / "embeddings.json").is_file()
-    assert "Of the truly nearest neighbours" in (tmp_path / "out" / "summary.md").read_text()
-    capsys.readouterr()

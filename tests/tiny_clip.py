@@ -1,6 +1,9 @@
 """A CLIP so small that tests can make one with random weights."""
 
-from synreal.models import Card
+import torch
+
+from synreal.models import Card, build_module, save_checkpoint
+from synreal.retrieve.encoder import Encoder
 
 CARD = Card(
     name="tiny-clip", role="tiny", library="open_clip", architecture="tiny", activation="gelu",
@@ -13,3 +16,13 @@ CARD = Card(
     mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), head="zero-shot", templates=("a {}", "my {}"),
     class_names=("red", "blue"), license="MIT",
 )  # fmt: skip
+
+
+def random_encoder(folder, seed=0):
+    """An encoder saved in a folder, with weights that make its vectors differ."""
+    torch.manual_seed(seed)
+    module = build_module(CARD)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.normal_(std=0.2)
+    return Encoder(save_checkpoint(folder, module, CARD))

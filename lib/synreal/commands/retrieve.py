@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from synreal.commands.pairs import named_places
+from synreal.errors import InputError
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -36,7 +37,7 @@ def retrieve(
         str | None, typer.Option(help="Image embeddings that the corpus carries, of this checkpoint.")
     ] = None,
     nearest: Annotated[
-        int, typer.Option(help="Neighbours per template, among images and captions; 0 for none.")
+        int, typer.Option(min=0, help="Neighbours per template, among images and captions; 0 for none.")
     ] = 0,
     top_share: Annotated[float | None, typer.Option(help="Share of a class kept by CLIP score.")] = None,
     cap: Annotated[int | None, typer.Option(help="Most candidates of a class.")] = None,
@@ -57,6 +58,11 @@ def retrieve(
     Exit status: 0 the set is written, 2 bad input (such as more images asked for than there are).
     """
     places = named_places("--against", against or [], "test=photos/")
+    _check_contamination(contamination, places)
+    _check_checkpoint(
+        checkpoint, embeddings=embeddings, embedding_column=embedding_column, nearest=nearest or None,
+        top_share=top_share, near_duplicate=near_duplicate, contamination=contamination,
+    )  # fmt: skip
     from synreal.data.worlds import open_world
     from synreal.retrieve.corpus import MissingImages
     from synreal.retrieve.encoder import Encoder
@@ -81,6 +87,21 @@ def retrieve(
         )  # fmt: skip
     save_retrieved(found, out, corpus)
     print(f"{found.counts.to_string()}\n{out}")
+
+
+def _check_contamination(threshold: float | None, places: dict[str, str]) -> None:
+    if threshold is not None and not places:
+        raise InputError(f"--contamination {threshold}: found no set to compare with; give one as --against")
+
+
+def _check_checkpoint(checkpoint: str | None, **needing: object) -> None:
+    """Raise InputError when there is no checkpoint for the options that need one."""
+    given = [f"--{name.replace('_', '-')}" for name, value in needing.items() if value is not None]
+    if given and checkpoint is None:
+        raise InputError(
+            f"{', '.join(given)}: found no checkpoint to embed the corpus with; give --checkpoint, the card "
+            "of an open_clip model"
+        )
 
 
 def _embedded(
