@@ -133,6 +133,14 @@ def test_nothing_is_trained_twice(scenes, task, tmp_path, monkeypatch):
         adapt_and_predict(CLIP, scenes, [task], "retrieved", BRIEF, seed=1)
 
 
+def test_settings_chosen_on_the_reported_images_are_refused(scenes, task):
+    chosen, named = replace(BRIEF, chosen_on="scenes/test"), replace(task, reported="scenes/test")
+    with pytest.raises(InputError, match="settings were chosen on scenes/test"):
+        adapt_and_predict(CLIP, scenes, [named], "retrieved", chosen, seed=0)
+    with pytest.raises(InputError, match="learned from scenes/upstream"):
+        adapt_and_predict(CLIP, scenes, [replace(task, reported="scenes/upstream")], "retrieved", BRIEF)
+
+
 def test_without_adaptation_the_budget_is_zero(scenes, task, tmp_path, monkeypatch):
     monkeypatch.setenv("SYNREAL_CACHE", str(tmp_path))
     found = adapt_and_predict(CLIP, scenes, [task], "unadapted", BRIEF, adapted=False)[0]

@@ -12,6 +12,7 @@ import synreal.evaluate.examine as examining
 from synreal.data.fingerprint import image_set_hash
 from synreal.data.imageset import from_arrays, load_image_set
 from synreal.data.worlds import World
+from synreal.errors import InputError
 from synreal.evaluate.examine import examine
 from synreal.models import Card, conv_stem, save_checkpoint
 
@@ -71,6 +72,14 @@ def test_other_images_another_model_or_preparation_are_computed_anew(checkpoint,
     save_checkpoint(tmp_path / "grey", module, grey)
     examine(str(tmp_path / "grey"), World("mine", images(), None, None))
     assert len(runs) == 4
+
+
+def test_a_model_is_not_examined_on_what_its_card_says_it_learned_from(checkpoint, runs):
+    told = CARD.model_copy(update={"training": {"data": "mine"}})
+    save_checkpoint(checkpoint, timm.create_model(conv_stem.NAME, num_classes=3), told)
+    with pytest.raises(InputError, match="tiny learned from mine"):
+        examine(str(checkpoint), World("mine", images(), None, None))
+    assert not runs
 
 
 def test_names_are_those_of_the_call_and_not_of_the_stored_file(checkpoint, runs):

@@ -10,11 +10,15 @@ from PIL import Image
 from synreal.data.imageset import from_arrays
 from synreal.data.overlap import collapse, describe, nearest, pixel_hashes, try_pixel_hashes
 from synreal.errors import InputError
-from synreal.evaluate.guard import refuse_choice_on, refuse_overlap, refuse_shared_pixels
+from synreal.evaluate.guard import refuse_choice_on, refuse_learned, refuse_overlap, refuse_shared_pixels
 from synreal.generate.rerender import Defects
 from synreal.train.dial import SCRATCH, Training, dosed_arrays, dosed_logits
 from synreal.train.mixes import Mix, train_mixes
+from synreal.train.plans import scenes_card
 
+CARD = scenes_card(
+    name="tiny", role="tiny", library="timm", architecture="resnet18", activation="relu", head="linear"
+)
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3), dtype=np.uint8)
 
 
@@ -46,9 +50,26 @@ def test_sets_that_share_nothing_pass():
     refuse_overlap(a_set(PIXELS[:6], "train"), a_set(PIXELS[6:], "test"), Means(), 0.999)
 
 
-def test_a_shared_id_is_refused():
-    with pytest.raises(InputError, match=r"6 of 6 test images have an id .* \[a-0, a-1"):
-        refuse_overlap(a_set(PIXELS[:6], "a"), a_set(PIXELS[6:], "a"))
+def test_files_of_two_folders_may_bear_the_same_names():
+    refuse_overlap(a_set(PIXELS[:6], "a"), a_set(PIXELS[6:], "a"))
+
+
+@pytest.mark.parametrize(
+    ("training", "message"),
+    [
+        ({"data": "mine/test"}, "tiny learned from mine/test, and the result is reported on mine/test"),
+        ({"data": "mine"}, "learned from mine, "),
+        ({"data": "mine/train", "chosen_on": "mine/test"}, "settings were chosen on mine/test"),
+    ],
+)
+def test_a_checkpoint_is_not_judged_on_what_its_card_says_it_knows(training, message):
+    with pytest.raises(InputError, match=message):
+        refuse_learned(CARD.model_copy(update={"training": training}), "mine/test")
+
+
+def test_a_checkpoint_is_judged_on_a_split_that_its_card_does_not_name():
+    for training in ({}, {"data": "mine/train", "chosen_on": "mine/val"}):
+        refuse_learned(CARD.model_copy(update={"training": training}), "mine/test")
 
 
 def test_a_shared_cluster_is_refused():

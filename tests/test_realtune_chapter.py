@@ -243,7 +243,7 @@ def test_a_tuning_is_trained_once_and_its_path_begins_at_the_checkpoint(checkpoi
 
 def test_the_path_of_a_zero_shot_clip_begins_at_its_answers(tmp_path, monkeypatch):
     monkeypatch.setenv("SYNREAL_CACHE", str(tmp_path))
-    world = open_world("scenes/val", 60)
+    world = open_world("scenes/test", 60)
     setup = Setup({"CLIP-Real": "CLIP-Real-3k"}, scene_set("train", 20), world.images, 20, steps=2, seeds=1)
     [tuning] = setup.methods("CLIP-Real", ["full"])
     [tuned] = tune_all([tuning], [world])

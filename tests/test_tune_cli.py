@@ -85,7 +85,7 @@ def test_without_validation_recipe_and_losses_are_reported(tune, tmp_path):
         (["--known", "imagenet"], "--known imagenet: expected a name and a place"),
         (["--known", "a=one", "--known", "a=two"], "--known: the names ['a'] are taken"),
         (["--learning-rate", "-1"], "learning_rate: found -1.0, expected a number above 0"),
-        (["--validation", "scenes/train"], "test images have an id that is in the training set"),
+        (["--validation", "scenes/train"], "test images belong to a cluster that is in the training set"),
     ],
 )
 def test_bad_input_is_status_2_and_one_message(tune, options, told, tmp_path):

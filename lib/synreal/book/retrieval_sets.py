@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
 from datasets import Dataset, concatenate_datasets
 from joblib import Parallel, delayed
 
@@ -12,6 +13,7 @@ from synreal.data.fingerprint import image_set_hash
 from synreal.data.hierarchy import SCENES_HIERARCHY, Hierarchy
 from synreal.data.imageset import load_image_set
 from synreal.data.tasks import Task, of_classes
+from synreal.errors import InputError
 from synreal.evaluate.adapted import READINGS, Adapted, adapt_and_predict
 from synreal.evaluate.guard import refuse_overlap
 from synreal.evaluate.predictions import Predictions
@@ -37,6 +39,7 @@ class Sources:
     retrieved: Dataset
     synthetic: Dataset
     rejected: dict[str, tuple[int, int]]  # by source: images too close to the tasks' own, images checked
+    sensitivity: dict[str, pd.DataFrame]  # by source: how many would be too close, by threshold
 
 
 @dataclass(frozen=True)
@@ -51,12 +54,17 @@ class Run:
     readings: tuple[str, ...] = READINGS
 
 
-def open_pool(place: str, count: int, model: str, seed: int = 0) -> tuple[Dataset, Embedded]:
-    """The corpus, of which scenes have `count`, and what a CLIP makes of its images, kept in the cache."""
+def open_pool(
+    place: str, count: int, model: str, seed: int = 0, column: str = "", device: str = "cpu"
+) -> tuple[Dataset, Embedded]:
+    """The corpus, of which scenes have `count`, and what a CLIP makes of its images, kept in the cache.
+
+    column: of embeddings by this CLIP that the corpus carries; empty where it carries none.
+    """
     corpus = open_corpus(place, count, seed)
-    encoder = Encoder(model)
+    encoder = Encoder(model, device)
     folder = cache_dir() / "embeddings" / f"{image_ids_hash(corpus)}-{encoder.fingerprint}"
-    return corpus, embed_corpus(corpus, encoder, folder, captions=False)
+    return corpus, embed_corpus(corpus, encoder, folder, captions=False, column=column or None)
 
 
 def image_ids_hash(corpus: Dataset) -> str:
@@ -118,7 +126,7 @@ def make_sources(
     )  # fmt: skip
     own = of_classes(synthetic, names)
     descriptor = None if filters.contamination is None else embedded.encoder
-    clean, ledger, _ = decontaminate(own, against, descriptor, filters.contamination)
+    clean, ledger, curve = decontaminate(own, against, descriptor, filters.contamination)
     refused = int(account.ledger["reason"].isin(["close to", "same pixels as"]).sum())
     checked = (
         refused + int(account.counts["kept"].sum()) + int((account.ledger["reason"] == "not drawn").sum())
@@ -128,6 +136,7 @@ def make_sources(
     return Sources(
         tasks, account, account.images.select_columns(CONTRACT), clean.select_columns(CONTRACT),
         {"retrieved": (refused, checked), "synthetic": (len(ledger), len(own))},
+        {"retrieved": account.sensitivity, "synthetic": curve},
     )  # fmt: skip
 
 
@@ -157,6 +166,9 @@ def planned(
     for names in dict.fromkeys(tuple(task.class_names) for task in sources.tasks):
         tasks = tuple(task for task in sources.tasks if tuple(task.class_names) == names)
         sizes = sorted(budgets if list(names) == whole else part_budgets)
+        if not sizes:
+            which = "budgets" if list(names) == whole else "part_budgets"
+            raise InputError(f"{which}: found none, expected one or more for the task {tasks[0].name}")
         real, drawn = (of_classes(images, names) for images in (sources.retrieved, sources.synthetic))
         runs.append(Run("unadapted", targeted(real, sizes[0]), tasks, 0, adapted=False))
         for seed in range(seeds):
@@ -215,12 +227,20 @@ def perturbed_once(images: Dataset, generator: str | Path, strength: float, samp
 
 
 def adapt_all(
-    checkpoint: str, runs: Sequence[Run], adaptation: Adaptation, workers: int = 2
+    checkpoint: str, runs: Sequence[Run], adaptation: Adaptation, workers: int = 2, device: str = "cpu"
 ) -> list[Adapted]:
     """The results of all runs, in their order; each is trained at most once, and kept."""
     jobs = [
         delayed(adapt_and_predict)(
-            checkpoint, run.images, run.tasks, run.source, adaptation, run.seed, run.adapted, run.readings
+            checkpoint,
+            run.images,
+            run.tasks,
+            run.source,
+            adaptation,
+            run.seed,
+            run.adapted,
+            run.readings,
+            device,
         )
         for run in runs
     ]

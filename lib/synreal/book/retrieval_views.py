@@ -99,6 +99,28 @@ def curves_alt(found: Accuracies, reading: str) -> str:
     return f"Curves of {reading} accuracy against training images. {'; '.join(parts)}."
 
 
+def sensitivity(curves: Mapping[str, pd.DataFrame], threshold: float) -> Figure:
+    """Share of each source that decontamination would refuse, by its threshold; dashed, the one taken."""
+    figure, axes = plt.subplots(figsize=(5.5, 2.6), layout="constrained")
+    for source, rows in curves.items():
+        colour, marker = plots.PALETTE[source], plots.MARKERS[source]
+        axes.plot(rows["threshold"], rows["share"], color=colour, marker=marker, markersize=3, label=source)
+    axes.axvline(threshold, color=plots.PALETTE["paper"], linestyle="--", linewidth=1.2)
+    axes.set(xlabel="cosine from which an image is refused", ylabel="share refused")
+    axes.legend()
+    return figure
+
+
+def sensitivity_alt(curves: Mapping[str, pd.DataFrame]) -> str:
+    """The same in words, at some thresholds."""
+    told = [
+        f"{source} {row.share:.1%} at {row.threshold:g}"
+        for source, rows in curves.items()
+        for row in rows[rows["threshold"].isin([0.9, 0.95, 0.975])].itertuples()
+    ]
+    return f"Curves that fall as the threshold rises: {'; '.join(told)}."
+
+
 def accuracy_table(found: Accuracies, reading: str) -> pd.DataFrame:
     """A row per task and number of images, a column per source: mean, standard deviation over seeds."""
     rows = found.table[found.table["reading"] == reading].copy()

@@ -35,6 +35,7 @@ class Task:
     train: Dataset  # what a linear probe learns from
     val: Dataset  # what settings are chosen on
     test: Dataset  # what is reported
+    reported: str = ""  # the name of that split, such as scenes/test
 
     @property
     def class_names(self) -> list[str]:
@@ -61,7 +62,7 @@ def open_task(source: str, counts: Counts = Counts(), seed: int = 0) -> Task:
     kind, _, detail = expanded(source).partition(":")
     if kind in BENCHMARKS and detail:
         train, val, test = (benchmark(kind, located(detail), split) for split in ("train", "val", "test"))
-        return Task(source.partition(":")[0], train, val, test)
+        return Task(kind, train, val, test, f"{kind}/test")
     if kind not in ("scenes", "catalogue") or (kind == "catalogue" and detail):
         raise InputError(
             f"task: found {source!r}, expected scenes, scenes:GROUP, catalogue, or one of "
@@ -72,7 +73,8 @@ def open_task(source: str, counts: Counts = Counts(), seed: int = 0) -> Task:
     splits = {split: draw(split, count, seed) for split, count in sizes.items()}
     if detail:
         splits = {split: of_classes(images, _group(detail)) for split, images in splits.items()}
-    return Task(detail or {"scenes": "all classes"}.get(kind, kind), **splits)
+    name = detail or {"scenes": "all classes"}.get(kind, kind)
+    return Task(name, **splits, reported=f"{kind}/test")
 
 
 def of_classes(images: Dataset, names: Sequence[str]) -> Dataset:

@@ -38,18 +38,14 @@ class Accuracies:
     def extreme(self, statistics: Sequence[Statistic], largest: bool) -> dict[str, float]:
         """value, ci_low and ci_high of the largest (or least) of several statistics.
 
-        Picked after looking, it is extreme by chance too; so its interval is Bonferroni's, which holds for
-        all of them at once.
+        Which one it is is not known either. So each gets Bonferroni's interval, which holds for all of them
+        at once; the largest of all is then between the largest lower and the largest upper end.
         """
-        values = [float(statistic(self.means)) for statistic in statistics]
-        place = int(np.argmax(values) if largest else np.argmin(values))
-        draws = np.asarray(statistics[place](self.drawn), dtype=float)
-        low, high = percentile_interval(draws, 1 - 0.05 / len(statistics))
-        return {
-            "value": values[place],
-            "ci_low": min(low, values[place]),
-            "ci_high": max(high, values[place]),
-        }
+        confidence, best = 1 - 0.05 / len(statistics), max if largest else min
+        intervals = [percentile_interval(np.asarray(s(self.drawn)), confidence) for s in statistics]
+        value = best(float(statistic(self.means)) for statistic in statistics)
+        low, high = (best(ends) for ends in zip(*intervals, strict=True))
+        return {"value": value, "ci_low": min(low, value), "ci_high": max(high, value)}
 
     def budgets(self, task: str, source: str) -> list[int]:
         """What was measured, in ascending order."""
@@ -72,32 +68,49 @@ class Accuracies:
 
 
 def accuracies(runs: Sequence[Adapted], tasks: Sequence[Task], draws: int, seed: int = 0) -> Accuracies:
-    """The accuracies of all runs; runs that differ in the seed alone are repeats of each other."""
-    rows: list[dict[str, object]] = []
-    means: dict[Key, np.ndarray] = {}
-    drawn: dict[Key, np.ndarray] = {}
-    for task in tasks:
-        repeats = _repeats([run for run in runs if run.task == task.name])
-        resampled = resampled_means(repeats, task.clusters, draws, seed)
-        drawn |= resampled
-        for key, hits in repeats.items():
-            shares = hits.mean()
-            means[key] = np.asarray(shares.mean())
-            low, high = percentile_interval(resampled[key])
-            rows.append(
-                {"task": key[0], "reading": key[1], "source": key[2], "budget": key[3]}
-                | {"value": shares.mean(), "sd": shares.std(), "seeds": len(shares), "n": len(hits)}
-                | {"ci_low": min(low, shares.mean()), "ci_high": max(high, shares.mean())}
-            )
+    """The accuracies of all runs; runs that differ in the seed alone are repeats of each other.
+
+    Tasks may share test images, and those with the same classes share trainings: both are drawn together.
+    """
+    classes = {task.name: tuple(task.class_names) for task in tasks}
+    hits = {key: part for task in tasks for key, part in _repeats(runs, task.name).items()}
+    drawn = resampled_means(
+        hits, _clusters(tasks), draws, seed, training=lambda key: (classes[key[0]], *key[2:])
+    )
+    shares = {key: frame.mean() for key, frame in hits.items()}
+    rows = []
+    for key, own in shares.items():
+        low, high = percentile_interval(drawn[key])
+        rows.append(
+            dict(zip(("task", "reading", "source", "budget"), key, strict=True))
+            | {"value": own.mean(), "sd": own.std(), "seeds": len(own), "n": len(hits[key])}
+            | {"ci_low": min(low, own.mean()), "ci_high": max(high, own.mean())}
+        )
+    means = {key: np.asarray(own.mean()) for key, own in shares.items()}
     return Accuracies(pd.DataFrame(rows), means, drawn)
 
 
-def _repeats(runs: Sequence[Adapted]) -> dict[Key, pd.DataFrame]:
-    keys = dict.fromkeys((run.task, run.source, run.budget) for run in runs)
+def _clusters(tasks: Sequence[Task]) -> pd.Series | None:
+    """The cluster of each test image of any task; an image without one stands for itself."""
+    if all(task.clusters is None for task in tasks):
+        return None
+    parts = []
+    for task in tasks:
+        ids = task.test["id"][:]
+        parts.append(
+            pd.Series(ids, index=pd.Index(ids, name="id")) if task.clusters is None else task.clusters
+        )
+    whole = pd.concat(parts)
+    return whole[~whole.index.duplicated()]
+
+
+def _repeats(runs: Sequence[Adapted], task: str) -> dict[Key, pd.DataFrame]:
+    own = [run for run in runs if run.task == task]
+    keys = dict.fromkeys((run.source, run.budget) for run in own)
     return {
         (task, reading, source, budget): hits_by_training(
-            [r.predictions[reading] for r in runs if (r.task, r.source, r.budget) == (task, source, budget)]
+            [run.predictions[reading] for run in own if (run.source, run.budget) == (source, budget)]
         )
-        for task, source, budget in keys
+        for source, budget in keys
         for reading in READINGS
     }

@@ -16,6 +16,7 @@ from synreal.data.fingerprint import image_set_hash
 from synreal.data.small import image_batches
 from synreal.data.tasks import Task
 from synreal.errors import InputError
+from synreal.evaluate.guard import refuse_choice_on, refuse_learned
 from synreal.evaluate.predictions import Predictions
 from synreal.models.classifier import LinearClassifier, class_columns
 from synreal.models.load import weights_file
@@ -51,12 +52,18 @@ def adapt_and_predict(
     seed: int = 0,
     adapted: bool = True,
     readings: Sequence[str] = READINGS,
+    device: str = "cpu",
 ) -> list[Adapted]:
     """The checkpoint adapted to `images`, on each task; without `adapted` as it is, and budget 0.
 
     The tasks have the classes of the images. Predictions are kept in the cache under the hashes of
-    checkpoint, images, settings and task, so that nothing is trained twice.
+    checkpoint, images, settings and task, so that nothing is trained twice. device: where predictions are
+    made; training finds a GPU by itself.
+    Raises InputError when the checkpoint learned from the images that a task reports on, or the settings were
+    chosen on them, as far as its card and `adaptation` say.
     """
+    for task in tasks:
+        _refuse_known(checkpoint, task, adaptation)
     tuning = adaptation.tuning_of(len(images), seed)
     tuning = tuning if adapted else replace(tuning, steps=0)
     key = f"{_checkpoint_hash(checkpoint)}-{image_set_hash(images)}-{_hash(asdict(tuning))}"
@@ -65,6 +72,7 @@ def adapt_and_predict(
     classifier = adapt(checkpoint, images, tuning) if missing else None
     for n in missing:
         assert classifier is not None
+        classifier.module.to(device)
         for reading, found in predict_task(classifier, tasks[n], adaptation, seed, readings).items():
             found.save(paths[n][reading])
     budget = len(images) if adapted else 0
@@ -72,6 +80,13 @@ def adapt_and_predict(
         Adapted(task.name, source, budget, seed, _read(own, task, f"{source} {budget}"))
         for task, own in zip(tasks, paths, strict=True)
     ]
+
+
+def _refuse_known(checkpoint: str | Path, task: Task, adaptation: Adaptation) -> None:
+    if task.reported:
+        refuse_learned(open_card(checkpoint), task.reported)
+        if adaptation.chosen_on:
+            refuse_choice_on(task.reported, adaptation.chosen_on)
 
 
 def features_of(classifier: LinearClassifier, images: Dataset, batch_size: int = 256) -> Tensor:
@@ -89,7 +104,8 @@ def head_logits(classifier: LinearClassifier, features: Tensor) -> Tensor:
     """The scores of the classifier's own head, float32 [N, C], of features already computed."""
     module = classifier.module
     head = module.head if isinstance(module, ImageTower) else module.get_classifier()  # type: ignore[operator]
-    return head(features)[:, class_columns(classifier.card, classifier.class_names)]
+    scores = head(features.to(classifier.device)).cpu()
+    return scores[:, class_columns(classifier.card, classifier.class_names)]
 
 
 def predict_task(

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from synreal.data.fingerprint import image_set_hash
 from synreal.data.worlds import World
+from synreal.evaluate.guard import refuse_learned
 from synreal.evaluate.predictions import Predictions, predict
 from synreal.models.card import Card
 from synreal.models.load import load_classifier
@@ -15,8 +16,10 @@ def examine(checkpoint: Card | str, world: World, batch_size: int = 256, device:
 
     They are kept in the cache under the hashes of the model, its preparation of images, and the images; the
     names of model and world are not part of these, and are those of this call.
+    Raises InputError when the checkpoint's card says that it learned from this world, or was chosen on it.
     """
     classifier = load_classifier(checkpoint, device=device)
+    refuse_learned(classifier.card, world.name)
     key = f"{classifier.model_hash}-{classifier.preprocess_hash}-{image_set_hash(world.images)}"
     path = cache_dir() / "predictions" / f"{key}.parquet"
     if not path.exists():

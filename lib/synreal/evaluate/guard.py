@@ -6,6 +6,7 @@ from datasets import Dataset
 from synreal.data.labels import shorten
 from synreal.data.overlap import Descriptor, describe, nearest, pixel_hashes
 from synreal.errors import InputError
+from synreal.models.card import Card
 
 MEND = "leave them out of the training set, or evaluate on a split that does not hold them"
 
@@ -15,15 +16,16 @@ def refuse_overlap(
 ) -> None:
     """Raise InputError when an image of `test` is in `train`.
 
-    The same image is: the same id, the same value in column `cluster` (where both sets have one), or the same
-    decoded pixels, whatever the file format. With a descriptor also any pair whose vectors have an inner
-    product of `threshold` or more. The message counts the images of `test` and names the first.
+    The same image is: the same value in column `cluster` (where both sets have one), or the same decoded
+    pixels, whatever the file format. With a descriptor also any pair whose vectors have an inner product of
+    `threshold` or more. Ids do not count: files of two folders may bear the same names. The message counts
+    the images of `test` and names the first.
     """
     if (descriptor is None) != (threshold is None):
         raise InputError("descriptor and threshold: found one without the other; give both or neither")
-    _refuse(test, _known(train, test, "id"), "have an id that is in the training set")
     if "cluster" in train.column_names and "cluster" in test.column_names:
-        _refuse(test, _known(train, test, "cluster"), "belong to a cluster that is in the training set")
+        own, known = (np.asarray(part["cluster"][:], dtype=str) for part in (test, train))
+        _refuse(test, np.isin(own, known), "belong to a cluster that is in the training set")
     _refuse(test, np.isin(pixel_hashes(test), pixel_hashes(train)), "have the pixels of a training image")
     if descriptor is not None and threshold is not None:
         close = nearest(describe(test, descriptor), describe(train, descriptor))[1] >= threshold
@@ -47,18 +49,34 @@ def refuse_choice_on(reported: str, chosen_on: str) -> None:
     Both are names of splits, such as scenes/test; a name holds those that continue it (scenes holds
     scenes/test).
     """
-    a, b = (name.strip().rstrip("/").casefold() for name in (reported, chosen_on))
-    if not a or not b:
-        raise InputError(f"reported {reported!r}, chosen_on {chosen_on!r}: expected the names of two splits")
-    if f"{a}/".startswith(f"{b}/") or f"{b}/".startswith(f"{a}/"):
+    if _one_holds_the_other(reported, chosen_on):
         raise InputError(
             f"chosen_on: settings were chosen on {chosen_on}, and the result is reported on {reported}, "
             "which makes it too good; choose on a validation split"
         )
 
 
-def _known(train: Dataset, test: Dataset, column: str) -> np.ndarray:
-    return np.isin(np.asarray(test[column][:], dtype=str), np.asarray(train[column][:], dtype=str))
+def refuse_learned(card: Card, reported: str) -> None:
+    """Raise InputError when the result is reported on a split that the checkpoint's card says it knows.
+
+    The card says so under `training`: `data`, what it learned from, and `chosen_on`, on what its settings
+    were chosen; each is the name of a split, or missing.
+    """
+    told = card.training
+    if "data" in told and _one_holds_the_other(reported, told["data"]):
+        raise InputError(
+            f"{card.where}: {card.name} learned from {told['data']}, and the result is reported on "
+            f"{reported}; evaluate on a split that it has not seen"
+        )
+    if "chosen_on" in told:
+        refuse_choice_on(reported, told["chosen_on"])
+
+
+def _one_holds_the_other(*splits: str) -> bool:
+    a, b = (name.strip().rstrip("/").casefold() for name in splits)
+    if not a or not b:
+        raise InputError(f"splits {splits}: found an empty name, expected the names of two splits")
+    return f"{a}/".startswith(f"{b}/") or f"{b}/".startswith(f"{a}/")
 
 
 def _refuse(test: Dataset, found: np.ndarray, what: str) -> None:

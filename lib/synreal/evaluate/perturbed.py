@@ -45,42 +45,34 @@ def perturbation_costs(
     """One row per detail and strength: accuracy, sd, cost, ci_low, ci_high, seeds and n.
 
     runs: predictions by strength, one per training; strength 0 are the unperturbed images. detail: fine,
-    broad, and "fine minus broad", whose intervals take the two as independent. cost: accuracy at strength 0
-    minus accuracy; its interval resamples images and trainings.
+    broad, and "fine minus broad". cost: accuracy at strength 0 minus accuracy; its interval resamples images
+    and trainings, the same for both details.
     """
-    fine, broad = (
-        _costs(
-            {s: _hits(detail, repeats, hierarchy, group) for s, repeats in runs.items()},
-            clusters,
-            draws,
-            place,
-        )
-        for place, detail in enumerate(DETAILS, start=2 * seed)
-    )
-    both = pd.DataFrame({"cost": fine["cost"] - broad["cost"], "draws": fine["draws"] - broad["draws"]})
-    both["n"], both["seeds"] = np.minimum(fine["n"], broad["n"]), fine["seeds"]
-    parts = {"fine": fine, "broad": broad, "fine minus broad": both.drop(0.0)}
-    table = pd.concat(parts, names=["detail", "strength"]).reset_index()
-    bounds = pd.DataFrame([percentile_interval(drawn) for drawn in table.pop("draws")])
-    table["ci_low"] = np.fmin(bounds[0], table["cost"]).where(table["strength"] > 0)
-    table["ci_high"] = np.fmax(bounds[1], table["cost"]).where(table["strength"] > 0)
-    return table
-
-
-def _costs(
-    hits: dict[float, pd.DataFrame], clusters: pd.Series | None, draws: int, seed: int
-) -> pd.DataFrame:
-    """By strength: accuracy, sd, cost, its bootstrap draws, seeds and n."""
-    drawn, shares = (
-        resampled_means(hits, clusters, draws, seed),
-        {s: frame.mean() for s, frame in hits.items()},
-    )
-    rows = {
-        s: {"accuracy": own.mean(), "sd": own.std(), "cost": shares[0].mean() - own.mean()}
-        | {"draws": drawn[0] - drawn[s], "seeds": len(own), "n": len(hits[s])}
-        for s, own in shares.items()
+    hits = {
+        (detail, strength): _hits(detail, repeats, hierarchy, group)
+        for detail in DETAILS
+        for strength, repeats in runs.items()
     }
-    return pd.DataFrame.from_dict(rows, orient="index")
+    drawn = resampled_means(hits, clusters, draws, seed, training=lambda key: key[1])
+    shares = {key: frame.mean() for key, frame in hits.items()}
+    costs = {
+        (detail, s): (shares[detail, 0.0].mean() - own.mean(), drawn[detail, 0.0] - drawn[detail, s])
+        for (detail, s), own in shares.items()
+    }
+    for s in [strength for strength in runs if strength > 0]:
+        (fine, fine_drawn), (broad, broad_drawn) = (costs[detail, s] for detail in DETAILS)
+        costs["fine minus broad", s] = fine - broad, fine_drawn - broad_drawn
+    rows = []
+    for (detail, s), (cost, lost) in costs.items():
+        low, high = percentile_interval(lost)
+        interval = {"ci_low": min(low, cost), "ci_high": max(high, cost)}
+        own = shares.get((detail, s), pd.Series([np.nan]))
+        counts = {"seeds": len(runs[s]), "n": len(hits.get((detail, s), hits["fine", s]))}
+        rows.append(
+            {"detail": detail, "strength": s, "accuracy": own.mean(), "sd": own.std(), "cost": cost}
+            | interval | counts
+        )  # fmt: skip
+    return pd.DataFrame(rows)
 
 
 def _hits(detail: str, repeats: Sequence[Predictions], hierarchy: Hierarchy, group: str) -> pd.DataFrame:

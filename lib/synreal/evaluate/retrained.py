@@ -5,7 +5,7 @@ how well the test images tell the truth. The bootstrap here resamples both (Owen
 bootstrap); its draws serve any function of several means, such as the least of their differences.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -16,7 +16,7 @@ from synreal.evaluate.accuracy import correct
 from synreal.evaluate.predictions import Predictions
 from synreal.evaluate.statistics import cluster_codes, resampled_sums
 
-Key = TypeVar("Key")
+Key = TypeVar("Key", bound=Hashable)
 
 
 def hits_by_training(repeats: Sequence[Predictions]) -> pd.DataFrame:
@@ -31,21 +31,30 @@ def hits_by_training(repeats: Sequence[Predictions]) -> pd.DataFrame:
 
 
 def resampled_means(
-    hits: Mapping[Key, pd.DataFrame], clusters: pd.Series | None, draws: int = 2000, seed: int = 0
+    hits: Mapping[Key, pd.DataFrame],
+    clusters: pd.Series | None,
+    draws: int = 2000,
+    seed: int = 0,
+    training: Callable[[Key], Hashable] | None = None,
 ) -> dict[Key, np.ndarray]:
-    """Mean accuracy in `draws` bootstrap samples, float [draws] by key; all keys share the images of a draw.
+    """Mean accuracy in `draws` bootstrap samples, float [draws] by key.
 
-    hits: as `hits_by_training`, all of the same images. clusters: names by image id; whole clusters are
-    drawn. Of each key's trainings as many are drawn, with replacement.
+    hits: as `hits_by_training`. A draw is one of all images that occur in them, shared by all keys, so that
+    answers to the same image vary together. clusters: names by image id; whole clusters are drawn.
+    training: what was trained, by key; where it is the same, one draw of trainings serves. Without it each
+    key has trainings of its own. As many are drawn as there are, with replacement.
     """
-    frames = list(hits.values())
-    images = frames[0].index
-    stacked = np.hstack([np.ones((len(images), 1)), *(frame.to_numpy() for frame in frames)])
-    sums = resampled_sums(stacked.astype(np.float32), draws, seed, cluster_codes(clusters, images))
-    ends = np.cumsum([frame.shape[1] for frame in frames])[:-1]
-    shares = np.split(sums[:, 1:] / sums[:, :1], ends, axis=1)
-    rng = np.random.default_rng([seed, 1])
-    return {
-        key: np.take_along_axis(part, rng.integers(0, part.shape[1], part.shape), axis=1).mean(axis=1)
-        for key, part in zip(hits, shares, strict=True)
-    }
+    images = pd.Index(sorted(set().union(*(frame.index for frame in hits.values()))))
+    columns = [
+        np.column_stack([images.isin(frame.index), frame.reindex(images, fill_value=False)])
+        for frame in hits.values()
+    ]
+    sums = resampled_sums(np.hstack(columns).astype(np.float32), draws, seed, cluster_codes(clusters, images))
+    ends = np.cumsum([part.shape[1] for part in columns])[:-1]
+    rng, picked, means = np.random.default_rng([seed, 1]), dict[Hashable, np.ndarray](), {}
+    for key, part in zip(hits, np.split(sums, ends, axis=1), strict=True):
+        shares, same = part[:, 1:] / part[:, :1], training(key) if training else key
+        if same not in picked:
+            picked[same] = rng.integers(0, shares.shape[1], shares.shape)
+        means[key] = np.take_along_axis(shares, picked[same], axis=1).mean(axis=1)
+    return means

@@ -35,6 +35,7 @@ class Adaptation:
     probe: Preset
     least_steps: int = 1  # few images are seen more often
     most_steps: int | None = None  # many images are not all seen
+    chosen_on: str = ""  # split on which these settings were chosen; empty for those of a paper
 
     def tuning_of(self, count: int, seed: int) -> Recipe:
         """The recipe for `count` images."""
@@ -52,7 +53,7 @@ P2_IMAGENET = Adaptation(PRESETS["p2-imagenet"], PRESETS["p2-probe-imagenet"])
 SCENES = Adaptation(
     Preset(Recipe(0, 32, 1e-4, weight_decay=0.1, betas=(0.9, 0.95), warmup_steps=5), 1),
     Preset(Recipe(0, 256, 1e-2, weight_decay=0.1, betas=(0.9, 0.95), warmup_steps=5), 60),
-    least_steps=12, most_steps=30,
+    least_steps=12, most_steps=30, chosen_on="scenes/val",
 )  # fmt: skip
 ADAPTATIONS = {"P2": P2, "P2 ImageNet": P2_IMAGENET, "scenes": SCENES}
 

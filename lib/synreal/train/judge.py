@@ -49,8 +49,8 @@ def train_judge(out: Path, work: Path) -> Card:
     module = build_module(CARD).to(memory_format=torch.channels_last)
     train_classifier(module, torch.from_numpy(images), labels, JUDGE, work / CARD.name)
     cost = {"steps": JUDGE.steps, "batch_size": JUDGE.batch_size, "wall_seconds": round(time.time() - start)}
-    training = {"source": "real", "images": SCENES} | cost
-    return save_measured(folder, module, CARD.model_copy(update={"training": training}))
+    data = {"source": "real", "data": "scenes/train", "images": SCENES, "chosen_on": "scenes/val"}
+    return save_measured(folder, module, CARD.model_copy(update={"training": data | cost}))
 
 
 if __name__ == "__main__":

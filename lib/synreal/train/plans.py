@@ -40,6 +40,11 @@ class Plan:
     def name(self) -> str:
         return f"{self.kind}-{self.source}-{self.images / 1000:g}k"
 
+    @property
+    def split(self) -> str:
+        """Of the scenes that a real model sees."""
+        return "train" if self.kind == "ViT" else "upstream"
+
 
 def train_plan(plan: Plan, out: Path, zoo: Path, work: Path, synthetic: Dataset | None = None) -> Card:
     """The card of the checkpoint of `plan` in folder `out`, which is trained unless it is there already.
@@ -75,9 +80,8 @@ def _data(plan: Plan, synthetic: Dataset | None) -> tuple[Tensor, Tensor, list[s
         chosen = synthetic.select(range(plan.images))
         images, labels = to_arrays(chosen)
         return torch.from_numpy(images), torch.from_numpy(labels), list(chosen["prompt"])
-    split = "train" if plan.kind == "ViT" else "upstream"
-    images, truth = scene_arrays(split, plan.images)
-    texts = captions([draw_factors(i, split) for i in range(plan.images)], split)
+    images, truth = scene_arrays(plan.split, plan.images)
+    texts = captions([draw_factors(i, plan.split) for i in range(plan.images)], plan.split)
     return torch.from_numpy(images), torch.tensor(truth["label"].to_numpy()), texts
 
 
@@ -97,7 +101,13 @@ def _save(plan: Plan, module: nn.Module, out: Path, zoo: Path, cost: dict) -> Ca
         name=plan.name,
         role=plan.name,
         activation="gelu",
-        training={"source": "real" if plan.source == "Real" else "synthetic", "images": plan.images} | cost,
+        training={
+            "source": "real" if plan.source == "Real" else "synthetic",
+            "data": f"scenes/{plan.split}" if plan.source == "Real" else "zoo/generator",
+            "images": plan.images,
+            "chosen_on": "scenes/val",
+        }
+        | cost,
         **_architecture(plan, module, os.path.relpath(zoo / "generator" / "tokenizer", out / plan.name)),
     )
     return save_measured(out / plan.name, module, card)
