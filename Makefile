@@ -51,7 +51,7 @@ test: install  ## everything: style, types, stored outputs of the notebooks, the
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest -n 2 --dist loadfile --nbval-lax --nbval-current-env notebooks
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile tests
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder tests
 
 .PHONY: zoo
 zoo: install  ## train the shipped models again from nothing; goes on when interrupted

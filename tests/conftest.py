@@ -23,6 +23,11 @@ RECORD = """from synreal.book.record import Study
 Study(NAME, profile).record(metric="n", value=n, model="m", data="test", n=n, seed=seed)"""
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest file first, so that of two processes neither is left alone with it at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("notebook") is None)
+
+
 @pytest.fixture
 def notebook(tmp_path: Path) -> Callable[..., Path]:
     """Writes tmp_path/NAME.ipynb: a parameters cell, then the given code cells; returns its path.
