@@ -119,6 +119,19 @@ def test_semantic_candidates_are_the_nearest_by_image_and_caption(embedded):
     assert found.settings["recall"] == {"image": 1.0, "caption": 1.0}
 
 
+def test_each_way_of_finding_is_counted(embedded):
+    found = retrieve(corpus(), [RED], 1, matcher="tokens", semantic=Semantic(k=4), embedded=embedded)
+    ways = found.ways.set_index(["matched_by", "template"])
+    assert set(ways["class"]) == {"red"} and len(ways) == 5  # the matcher, and two texts in two indexes
+    assert ways.loc[[("image", "a {}"), ("caption", "my {}")], "found"].tolist() == [4, 4]
+    named = {
+        key for key, text in zip(corpus()["id"], corpus()["caption"], strict=True) if "red" in text.split()
+    }
+    assert ways.loc[("tokens", ""), "found"].item() == len(named)
+    alone = retrieve(corpus(), [RED], 1).ways.iloc[0]
+    assert alone["found"] == alone["alone"] == len(named)  # there was no other way
+
+
 def test_the_recall_of_a_compressed_index_is_told(encoder, tmp_path, monkeypatch):
     monkeypatch.setattr("synreal.retrieve.index.RERANKED", 1)  # with more it finds all of these
     pixels = np.random.default_rng(1).integers(0, 256, (400, 16, 16, 3), dtype=np.uint8)

@@ -19,7 +19,8 @@ def examine(checkpoint: Card | str, world: World, batch_size: int = 256, device:
     Raises InputError when the checkpoint's card says that it learned from this world, or was chosen on it.
     """
     classifier = load_classifier(checkpoint, device=device)
-    refuse_learned(classifier.card, world.name)
+    if world.name:
+        refuse_learned(classifier.card, world.name)
     key = f"{classifier.model_hash}-{classifier.preprocess_hash}-{image_set_hash(world.images)}"
     path = cache_dir() / "predictions" / f"{key}.parquet"
     if not path.exists():

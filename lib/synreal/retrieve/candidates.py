@@ -11,29 +11,48 @@ from synreal.retrieve.match import Captions, ClassQuery, Matcher
 from synreal.retrieve.semantic import Embedded, Semantic, nearest_to_classes
 
 
-def find_candidates(
+def find_all(
     corpus: Dataset,
     queries: Sequence[ClassQuery],
     matcher: Matcher | None,
     semantic: Semantic | None,
     embedded: Embedded | None,
-    seed: int = 0,
 ) -> pd.DataFrame:
-    """One row per image and class it may show, best first.
+    """One row per image, class it may show and way it was found.
 
-    Columns: row (in the corpus), id, label (number of the class), matched_by (ways it was found, joined by
-    +), score (cosine of the image and its class's texts; NaN without `embedded` or without an image), and
-    key, a random order that depends on `seed` and the id alone and decides between equal scores.
+    Columns: row (in the corpus), id, label (number of the class), matched_by (the matcher, image or caption)
+    and template (of the class's text; empty for a matcher).
     """
-    ids, parts = corpus["id"][:], []
+    ids, parts = np.asarray(corpus["id"][:], dtype=object), []
     if matcher is not None:
         parts.append(_matched(corpus, queries, matcher))
     if semantic is not None and embedded is not None:
         found = nearest_to_classes(embedded, queries, semantic)
         parts.append(found.assign(row=pd.Index(ids).get_indexer(found.pop("id"))))
     every = pd.concat(parts, ignore_index=True)
-    table = every.groupby(["row", "label"], as_index=False)["matched_by"].agg("+".join)
-    table["id"] = [ids[row] for row in table["row"]]
+    return every.assign(id=ids[every["row"]])
+
+
+def count_ways(found: pd.DataFrame, class_names: Sequence[str]) -> pd.DataFrame:
+    """Per class, matcher and template: how many images were found so, and how many by nothing else."""
+    alone = ~found.duplicated(["row", "label"], keep=False)
+    counts = found.assign(alone=alone).groupby(["label", "matched_by", "template"], sort=False)["alone"]
+    table = counts.agg(found="size", alone="sum").reset_index()
+    table.insert(0, "class", [class_names[label] for label in table.pop("label")])
+    return table
+
+
+def rank(
+    found: pd.DataFrame, queries: Sequence[ClassQuery], embedded: Embedded | None, seed: int = 0
+) -> pd.DataFrame:
+    """One row per image and class it may show, of those found, best first.
+
+    Columns: row, id, label, matched_by (ways it was found, joined by +), score (cosine of the image and its
+    class's texts; NaN without `embedded` or without an image), and key, a random order that depends on `seed`
+    and the id alone and decides between equal scores.
+    """
+    ways = found.drop_duplicates(["row", "label", "matched_by"])
+    table = ways.groupby(["row", "id", "label"], as_index=False)["matched_by"].agg("+".join)
     table["score"] = np.nan if embedded is None else _scores(table, queries, embedded)
     table["key"] = [hashlib.sha256(f"{seed} {key}".encode()).hexdigest() for key in table["id"]]
     return table.sort_values(["score", "key", "label"], ascending=[False, True, True])
@@ -43,7 +62,7 @@ def _matched(corpus: Dataset, queries: Sequence[ClassQuery], matcher: Matcher) -
     captions = Captions(corpus["caption"][:])
     rows = [np.flatnonzero(captions.matches(query.sought(matcher), matcher)) for query in queries]
     labels = np.repeat(np.arange(len(queries)), [len(found) for found in rows])
-    return pd.DataFrame({"row": np.concatenate(rows), "label": labels, "matched_by": matcher})
+    return pd.DataFrame({"row": np.concatenate(rows), "label": labels, "matched_by": matcher, "template": ""})
 
 
 def _scores(table: pd.DataFrame, queries: Sequence[ClassQuery], embedded: Embedded) -> np.ndarray:

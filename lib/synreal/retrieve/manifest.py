@@ -26,8 +26,8 @@ def save_retrieved(retrieved: Retrieved, folder: str | Path, corpus: str) -> Non
     """Writes the image set and its account into a new folder, which appears whole; `corpus` is its place.
 
     data-*.parquet: the images, as `load_image_set(folder)` reads them. manifest.json: what was asked, and a
-    row per image: its id in the corpus, class, sha256 of its pixels. ledger.csv, counts.csv, sensitivity.csv:
-    the tables of `Retrieved`. summary.md: the account in words.
+    row per image: its id in the corpus, class, sha256 of its pixels. ledger.csv, counts.csv, ways.csv,
+    sensitivity.csv: the tables of `Retrieved`. summary.md: the account in words.
     """
     folder = Path(folder)
     refuse_existing(folder)
@@ -39,6 +39,7 @@ def save_retrieved(retrieved: Retrieved, folder: str | Path, corpus: str) -> Non
         part.to_parquet(partial / f"data-{number:05d}.parquet")
     retrieved.ledger.to_csv(partial / "ledger.csv", index=False)
     retrieved.counts.to_csv(partial / "counts.csv")
+    retrieved.ways.to_csv(partial / "ways.csv", index=False)
     retrieved.sensitivity.to_csv(partial / "sensitivity.csv", index=False)
     text = json.dumps(manifest_of(retrieved, corpus), indent=1, ensure_ascii=False)
     (partial / MANIFEST).write_text(text, encoding="utf-8")

@@ -13,7 +13,7 @@ from synreal.data.labels import shorten
 from synreal.data.overlap import Descriptor
 from synreal.errors import InputError
 from synreal.retrieve import filters as stages
-from synreal.retrieve.candidates import find_candidates
+from synreal.retrieve.candidates import count_ways, find_all, rank
 from synreal.retrieve.corpus import check_corpus
 from synreal.retrieve.decontaminate import reject_contaminated
 from synreal.retrieve.filters import NO_FILTERS, PAPER_FILTERS, Filters
@@ -90,6 +90,7 @@ class Retrieved:
     images: Dataset  # label = class; provenance in matched_by, score, corpus_id, sha256 (of the pixels)
     ledger: pd.DataFrame  # one row per rejected candidate: the columns of sieve.LEDGER
     counts: pd.DataFrame  # per class: found, rejected for each reason, kept
+    ways: pd.DataFrame  # per class, matcher and template: found, and found by nothing else
     sensitivity: pd.DataFrame  # threshold of contamination -> images it would reject, and their share
     settings: dict[str, Any]  # the request, and the recall of an inexact search
 
@@ -127,16 +128,16 @@ def retrieve(
     ways = (matcher, semantic, embedded, filters)
     request = Request(queries, per_class, *ways, dict(against or {}), descriptor, seed, allow_fewer)
     request.check(corpus)
-    candidates = find_candidates(corpus, queries, matcher, semantic, embedded, seed)
-    sieve = Sieve(candidates, [query.name for query in queries])
+    names, found = [query.name for query in queries], find_all(corpus, queries, matcher, semantic, embedded)
+    sieve = Sieve(rank(found, queries, embedded, seed), names)
     _name_empty(sieve, allow_fewer)
     sensitivity = _filter(sieve, corpus, request)
     settings = request.settings()
     if semantic is not None and embedded is not None:
         settings["recall"] = recall_of(embedded, queries, semantic)
     table = sieve.left.assign(corpus_id=sieve.left["id"])
-    images = labelled_rows(corpus, table, [query.name for query in queries])
-    return Retrieved(images, sieve.ledger, sieve.counts(), sensitivity, settings)
+    images = labelled_rows(corpus, table, names)
+    return Retrieved(images, sieve.ledger, sieve.counts(), count_ways(found, names), sensitivity, settings)
 
 
 def first_per_class(images: Dataset, per_class: int) -> Dataset:

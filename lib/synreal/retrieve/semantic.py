@@ -92,16 +92,24 @@ def default_folder(encoder: Encoder, place: str) -> Path:
 
 
 def nearest_to_classes(embedded: Embedded, queries: Sequence[ClassQuery], semantic: Semantic) -> pd.DataFrame:
-    """One row per class and item found: `label` (number of the class), `id`, `matched_by` (image or caption).
+    """One row per item that one of a class's texts found, as often as there are such texts.
 
-    Each of a class's terms is put into each template; the answers are united by id.
+    Columns: `label` (number of the class), `id`, `matched_by` (image or caption) and `template`. Each of a
+    class's terms is put into each template.
     """
-    rows = []
+    rows, templates = [], templates_of(embedded, semantic)
     for where, index in _searched(embedded, semantic).items():
         for label, query in enumerate(queries):
-            ids = pd.unique(index.search(_texts(embedded, query, semantic), semantic.k)[0].ravel())
-            rows.append(pd.DataFrame({"id": ids[ids != ""], "label": label, "matched_by": where}))
-    return pd.concat(rows, ignore_index=True)
+            found = index.search(_texts(embedded, query, semantic), semantic.k)[0]
+            repeated = np.repeat(np.tile(templates, len(query.terms)), found.shape[1])
+            part = pd.DataFrame({"id": found.ravel(), "label": label, "matched_by": where})
+            rows.append(part.assign(template=repeated)[found.ravel() != ""])
+    return pd.concat(rows, ignore_index=True).drop_duplicates(ignore_index=True)
+
+
+def templates_of(embedded: Embedded, semantic: Semantic) -> tuple[str, ...]:
+    """Those of the search, or else the checkpoint's own."""
+    return tuple(embedded.encoder.templates) if semantic.templates is None else semantic.templates
 
 
 def recall_of(embedded: Embedded, queries: Sequence[ClassQuery], semantic: Semantic) -> dict[str, float]:
@@ -131,5 +139,5 @@ def _searched(embedded: Embedded, semantic: Semantic) -> dict[str, Index]:
 
 
 def _texts(embedded: Embedded, query: ClassQuery, semantic: Semantic) -> np.ndarray:
-    templates = embedded.encoder.templates if semantic.templates is None else semantic.templates
+    templates = templates_of(embedded, semantic)
     return embedded.encoder.texts([template.format(t) for t in query.terms for template in templates])

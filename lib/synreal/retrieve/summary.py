@@ -10,14 +10,16 @@ from synreal.retrieve.retrieve import Retrieved
 def summary(retrieved: Retrieved, corpus: str) -> str:
     """What was asked, what was found by which way, and what was rejected and why."""
     settings, images = retrieved.settings, retrieved.images
-    ways = pd.crosstab(_class_names(retrieved), pd.Series(images["matched_by"][:], name="found by"))
+    kept_by = pd.crosstab(_class_names(retrieved), pd.Series(images["matched_by"][:], name="found by"))
     lines = [
         f"# {len(images)} images of {len(retrieved.counts)} classes",
         f"Retrieved from {corpus}; {settings['per_class']} per class were asked for.",
         "## Candidates",
         _table(retrieved.counts.reset_index()),
         "## How the images were found",
-        _table(ways.reset_index()),
+        _table(retrieved.ways),
+        "## How the images kept were found",
+        _table(kept_by.reset_index()),
     ]
     if settings.get("recall"):
         told = ", ".join(f"{share:.1%} in the {where} index" for where, share in settings["recall"].items())
