@@ -13,7 +13,7 @@ from synreal.generate.prompts import Style, make_prompts
 from synreal.generate.sample import Sampling, open_generator, sample_set
 from synreal.paths import cache_dir, located
 
-SHARD = 75  # images; small enough that several processes share a set of some hundred evenly
+SHARD = 60  # images; small enough that several processes share a set of some hundred evenly
 
 
 def draw_world(
