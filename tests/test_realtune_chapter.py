@@ -5,6 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from datasets import Dataset
+from PIL import Image
 
 from synreal.book import realtune as chapter
 from synreal.book import realtune_views as views
@@ -226,6 +228,7 @@ def test_a_tuning_is_trained_once_and_its_path_begins_at_the_checkpoint(checkpoi
     monkeypatch.setenv("SYNREAL_CACHE", str(tmp_path))
     world, pool = open_world("scenes/val", 60), scene_set("train", 60)
     setup = Setup({"ViT-Syn-1k": checkpoint}, pool, pool, images=40, steps=2, seeds=2)
+    assert {t.recipe.steps for t in setup.sizes("ViT-Syn-1k", [20, 40], steps=7)} == {7}
     tunings = setup.sizes("ViT-Syn-1k", [20, 40])
     [first] = tune_all(tunings, [world])
     assert {name: len(runs) for name, runs in first.items()} == {
@@ -239,6 +242,18 @@ def test_a_tuning_is_trained_once_and_its_path_begins_at_the_checkpoint(checkpoi
     assert np.array_equal(again["ViT-Syn-1k, full"][0].logits, expected)
     [path] = examine_path(setup.methods("ViT-Syn-1k", ["full"]), [1.0], [world])
     np.testing.assert_allclose(path["ViT-Syn-1k, full, alpha 1"][0].logits, expected, atol=1e-6)
+
+
+def test_what_is_kept_back_of_a_folder_holds_every_class(tmp_path):
+    for name in ("bag", "coat", "dress"):
+        (tmp_path / name).mkdir()
+        for number in range(20):
+            Image.new("RGB", (8, 8), (number, len(name), 0)).save(tmp_path / name / f"{number}.png")
+    for part in chapter.kept_back(open_world(str(tmp_path), hierarchy="none")):
+        images = part if isinstance(part, Dataset) else part.images
+        assert set(images["label"]) == {0, 1, 2}
+    scenes = open_world("scenes/val", 50)
+    assert chapter.kept_back(scenes)[0]["id"][:] == scenes.images["id"][:40]  # these come in mixed order
 
 
 def test_the_path_of_a_zero_shot_clip_begins_at_its_answers(tmp_path, monkeypatch):

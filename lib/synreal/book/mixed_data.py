@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from synreal.data.imageset import class_names
+from synreal.data.imageset import class_names, mixed_classes
 from synreal.data.pool import Pool
 from synreal.data.transfer import drawn_digits, transfer_set
 from synreal.data.worlds import open_world
@@ -39,8 +39,9 @@ def _with_steps(network: Network, steps: Mapping[str, int]) -> Network:
 
 def open_pool(real_set: str, count: int, synthetic_set: str, size: int) -> Pool:
     """Real images, and below them those of the synthetic set, a folder or file seen from the repository."""
-    real = open_world(real_set, count).images
-    return Pool.of(real_set, real, open_world(synthetic_set, hierarchy="none").images, size)
+    real = mixed_classes(open_world(real_set, count).images)
+    synthetic = mixed_classes(open_world(synthetic_set, hierarchy="none").images)
+    return Pool.of(real_set, real, synthetic, size)
 
 
 def shifted_pool(

@@ -31,6 +31,7 @@ import pandas as pd
 from datasets import Dataset
 
 from synreal.book.record import Study
+from synreal.data.imageset import mixed_classes
 from synreal.data.worlds import World
 from synreal.errors import InputError
 from synreal.evaluate.predictions import Predictions
@@ -226,9 +227,8 @@ def recorder_of(
 
 def kept_back(world: World) -> tuple[Dataset, World]:
     """Four fifths of the images to tune on, and the last fifth as a world, to measure forgetting with."""
-    cut = len(world.images) * 4 // 5
-    last = world.images.select(range(cut, len(world.images)))
+    images = mixed_classes(world.images)
+    cut = len(images) * 4 // 5
+    last = images.select(range(cut, len(images)))
     clusters = None if world.clusters is None else world.clusters.loc[last["id"][:]]
-    return world.images.select(range(cut)), World(
-        "synthetic, not tuned on", last, world.hierarchy, None, clusters
-    )
+    return images.select(range(cut)), World("synthetic, not tuned on", last, world.hierarchy, None, clusters)

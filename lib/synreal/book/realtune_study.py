@@ -42,12 +42,14 @@ class Setup:
             for tuning in self.repeated(named(role, setting), role, pool)
         ]
 
-    def sizes(self, role: str, sizes: Sequence[int]) -> list[Tuning]:
-        """RealTune on fewer and more images, with the steps of the usual number (P1 Fig. 7a)."""
+    def sizes(self, role: str, sizes: Sequence[int], steps: int = 0) -> list[Tuning]:
+        """RealTune on fewer and more images, each for `steps`, or as many as usual (P1 Fig. 7a)."""
+        usual = self._recipe(role)
+        recipe = replace(usual, steps=steps) if steps else usual
         return [
             tuning
             for size in sizes
-            for tuning in self.repeated(f"{role}, {size} images", role, self.real, images=size)
+            for tuning in self.repeated(f"{role}, {size} images", role, self.real, size, recipe)
         ]
 
     def lengths(self, role: str, epochs: Sequence[int], images: int) -> list[Tuning]:
