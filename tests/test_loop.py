@@ -332,3 +332,20 @@ def test_two_processes_learn_what_one_does(tmp_path, monkeypatch):
     one, two = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     assert torch.equal(one, two)
     torch.testing.assert_close(one, weights(trained(RECIPE, compute=exact)[0]), atol=1e-4, rtol=0)
+
+
+def test_a_gradient_that_is_not_finite_stops_before_the_step(tmp_path):
+    """The square root of 0 has a finite value and no finite slope."""
+    network = model()
+
+    def cornered(network, rows, generator):
+        value = loss(network, rows, generator)
+        return value + (0 * value).sqrt() if generator.initial_seed() == last else value
+
+    seen = []
+    fit(model(), lambda *given: seen.append(given[2].initial_seed()) or loss(*given), ROWS, RECIPE)
+    last = seen[-1]
+    with pytest.raises(Diverged, match="norm of the gradient is nan at step 11"):
+        fit(network, cornered, ROWS, RECIPE, tmp_path)
+    assert torch.isfinite(weights(network)).all()
+    assert torch.load(tmp_path / "state.pt", weights_only=True)["step"] == 8

@@ -87,6 +87,16 @@ def test_bad_prices_and_wishes_are_refused(price, law):
         plan_for_target(law, Prices(1.0, 0.01), 70)
 
 
+def test_plans_stay_within_what_was_measured(law):
+    """Nothing is said of fewer images than the smallest mix had, and no accuracy leaves 0 to 1."""
+    few = law.accuracy(np.array([0, law.smallest - 1]), np.array([0, 0]))
+    assert np.isnan(few).all() and (law.accuracy(np.array([4000]), np.array([4000])) <= 1).all()
+    dear = plan_for_budget(law, Prices(10.0, 0.01), 45)  # buys four real images
+    assert set(dear.gains) == {"synthetic only"} and 0 <= dear.accuracy[0] <= 1
+    with pytest.raises(InputError, match="the price of the smallest mix measured"):
+        plan_for_budget(law, Prices(10.0, 0.01), 0.5)
+
+
 def test_files(tmp_path):
     measured().to_parquet(tmp_path / "a.parquet")
     measured().to_csv(tmp_path / "a.csv", index=False)
@@ -109,7 +119,7 @@ def run(monkeypatch, *arguments):
 
 def test_the_command_and_its_exit_status(tmp_path, monkeypatch, capsys):
     measured().to_csv(tmp_path / "a.csv", index=False)
-    given = [tmp_path / "a.csv", "--price-real", 0.1, "--price-synthetic", 0.005, "--draws", 20]
+    given = [tmp_path / "a.csv", "--price-real", 0.1, "--price-synthetic", 0.005, "--draws", 100]
     assert run(monkeypatch, *given, "--budget", 50) == 0
     said = capsys.readouterr().out
     assert "real labels" in said and "gain over real only" in said and "misses" in said
@@ -117,6 +127,9 @@ def test_the_command_and_its_exit_status(tmp_path, monkeypatch, capsys):
     assert "is reached in 100%" in capsys.readouterr().out
     assert run(monkeypatch, *given, "--target", 0.69) == 1
     assert "No mix of up to 4,000 real and 4,000 synthetic" in capsys.readouterr().out
+    for wrong in (("--draws", 99), ("--seed", -1), ("--budget", "inf")):
+        assert run(monkeypatch, *given, "--budget", 50, *wrong) == 2
+        assert str(wrong[1]) in capsys.readouterr().err
     assert run(monkeypatch, *given) == 2
     assert "either --budget or --target" in capsys.readouterr().err
     assert run(monkeypatch, tmp_path / "b.csv", *given[1:], "--budget", 50) == 2

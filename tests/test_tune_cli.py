@@ -3,12 +3,15 @@
 import json
 import sys
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 
 from synreal import cli
 from synreal.data.sprites import CLASS_NAMES
+from synreal.evaluate.forgetting import BeforeAfter, forgetting
+from synreal.evaluate.predictions import Predictions
 from synreal.models import build_module, load_classifier, save_checkpoint
 from synreal.train.plans import scenes_card
 
@@ -92,3 +95,20 @@ def test_bad_input_is_status_2_and_one_message(tune, options, told, tmp_path):
     status, _, error = tune(*options)
     assert status == 2 and told in error and "Traceback" not in error
     assert not (tmp_path / "out").exists()
+
+
+def test_forgetting_is_as_uncertain_as_its_clusters():
+    """Thirty photographs of forty images each, of which all or none are lost."""
+    ids, labels = np.array([f"{row:04d}" for row in range(1200)]), np.arange(1200) % 2
+    lost = np.repeat(np.arange(30) < 4, 40)
+    answers = (labels, np.where(lost, 1 - labels, labels))
+    made = [
+        Predictions(ids, labels, np.eye(2, dtype=np.float32)[a], ("a", "b"), "m", "h", "p", "set")
+        for a in answers
+    ]
+    photographs = pd.Series(np.repeat(np.arange(30), 40).astype(str), index=pd.Index(ids, name="id"))
+    pair = {"set": BeforeAfter(*made)}
+    alone, together = (forgetting(pair, {"set": clusters}).iloc[0] for clusters in (None, photographs))
+    assert alone["gain"] == together["gain"] == pytest.approx(-4 / 30)
+    assert together["ci_high"] - together["ci_low"] > 4 * (alone["ci_high"] - alone["ci_low"])
+    assert alone["ci_high"] < -0.1 and together["ci_high"] > -0.05

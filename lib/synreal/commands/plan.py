@@ -33,6 +33,8 @@ def plan(
     from synreal.evaluate.mix_table import read_mixes
     from synreal.evaluate.planner import Plan, Prices, fit_mixes, plan_for_budget, plan_for_target
 
+    if draws < 100 or seed < 0:
+        raise InputError(f"draws {draws}, seed {seed}: expected 100 draws or more and a seed of 0 or more")
     prices = Prices(price_real, price_synthetic)
     if (budget is None) == (target is None):
         raise InputError("plan: give either --budget or --target, not both and not neither")
@@ -46,6 +48,7 @@ def plan(
         print(f"No mix of up to {most} reaches an accuracy of {target}.")
         raise typer.Exit(1)
     print(plan_table(found).to_string(header=False))
-    print(f"95 % intervals. The law misses the mean accuracy of a mix by {law.miss:.3f} at most.")
+    print("95 % intervals over trainings; that the test images are a sample, too, is not in them.")
+    print(f"The law misses the mean accuracy of a mix by {law.miss:.3f} at most.")
     if target is not None:
         print(f"The target is reached in {found.reached:.0%} of the bootstrap draws.")

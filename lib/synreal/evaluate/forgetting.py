@@ -40,11 +40,19 @@ def gains(
     return table[KEPT].reset_index(drop=True)
 
 
-def forgetting(known: Mapping[str, BeforeAfter], draws: int = 2000, seed: int = 0) -> pd.DataFrame:
+def forgetting(
+    known: Mapping[str, BeforeAfter],
+    clusters: Mapping[str, pd.Series | None],
+    draws: int = 2000,
+    seed: int = 0,
+) -> pd.DataFrame:
     """What tuning did to what the model knew: one row per image set, with the columns of `gains` and `data`.
 
-    `known`: by name, predictions on sets that the model was good at before. A gain below zero is forgetting;
-    it is clear where its interval lies below zero.
+    `known`: by name, predictions on sets that the model was good at before; `clusters`: of their images. A
+    gain below zero is forgetting; it is clear where its interval lies below zero.
     """
-    rows = [gains(pair, draws=draws, seed=seed).assign(data=name) for name, pair in known.items()]
+    rows = [
+        gains(pair, clusters=clusters[name], draws=draws, seed=seed).assign(data=name)
+        for name, pair in known.items()
+    ]
     return pd.concat(rows, ignore_index=True)

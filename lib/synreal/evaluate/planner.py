@@ -54,16 +54,18 @@ class MixLaw:
     miss: float
 
     def accuracy(self, real: np.ndarray, synthetic: np.ndarray) -> np.ndarray:
-        """Accuracies [1 + draws, K] of K mixes: by the law, then by each draw's."""
+        """Accuracies [1 + draws, K] of K mixes: by the law, then by each draw's; NaN below w0 images."""
         laws = np.vstack([self.law, self.drawn]).T[:, :, None]
-        return 1 - _error((real / self.smallest, synthetic / self.smallest), *laws)
+        accuracy = 1 - _error((real / self.smallest, synthetic / self.smallest), *laws)
+        return np.where(np.add(real, synthetic) < self.smallest, np.nan, np.clip(accuracy, 0, 1))
 
 
 @dataclass(frozen=True)
 class Plan:
     """A recommended mix. Intervals are 95 %, over bootstrap draws; each draw plans for itself.
 
-    gains: how much more accurate the mix is than the best that the same money buys of one kind alone.
+    gains: how much more accurate the mix is than the best that the same money buys of one kind alone, for the
+    kinds of which it buys as many images as were measured.
     choices: share of draws that would buy real only, a mix, or synthetic only.
     """
 
@@ -98,11 +100,18 @@ def fit_mixes(table: pd.DataFrame, draws: int | np.ndarray = 200, seed: int = 0)
 
 
 def plan_for_budget(law: MixLaw, prices: Prices, budget: float) -> Plan:
-    """The most accurate mix that the budget buys. Raises InputError when it does not buy an image."""
-    if not budget >= min(prices.real, prices.synthetic):
-        raise InputError(f"budget: found {budget}, expected at least the price of one image")
+    """The most accurate mix that the budget buys.
+
+    Raises InputError when it buys fewer images than the smallest mix measured has.
+    """
+    least = law.smallest * min(prices.real, prices.synthetic)
+    if not least <= budget < np.inf:
+        raise InputError(
+            f"budget: found {budget}, expected {least:g} or more, the price of the smallest mix measured "
+            f"({law.smallest:g} images)"
+        )
     real, synthetic = affordable(law, prices, budget)
-    accuracy = law.accuracy(real, synthetic)
+    accuracy = _or_none(law.accuracy(real, synthetic))
     return _plan(law, prices, budget, np.full(len(accuracy), budget), accuracy.argmax(axis=1), 1.0)
 
 
@@ -112,7 +121,8 @@ def plan_for_target(law: MixLaw, prices: Prices, target: float) -> Plan | None:
         raise InputError(f"target: found {target}, expected an accuracy between 0 and 1")
     highest = law.most_real * prices.real + law.most_synthetic * prices.synthetic
     budgets = np.geomspace(max(prices.real, prices.synthetic), highest, BUDGETS)
-    best = np.stack([law.accuracy(*affordable(law, prices, budget)) for budget in budgets])  # [B, D, shares]
+    mixes = [affordable(law, prices, budget) for budget in budgets]
+    best = np.stack([_or_none(law.accuracy(*mix)) for mix in mixes])  # [B, D, shares]
     reaches = best.max(axis=2) >= target
     if not reaches[:, 0].any():
         return None
@@ -126,6 +136,11 @@ def affordable(law: MixLaw, prices: Prices, budget: float) -> tuple[np.ndarray, 
     """What the budget buys at each of SHARES: real and synthetic images, never more than were measured."""
     real = _bought(SHARES * budget, prices.real, law.most_real)
     return real, _bought(budget - real * prices.real, prices.synthetic, law.most_synthetic)
+
+
+def _or_none(accuracy: np.ndarray) -> np.ndarray:
+    """Accuracies to choose by: a mix that the law says nothing of is chosen last."""
+    return np.nan_to_num(accuracy, nan=-np.inf)
 
 
 def _bought(money: np.ndarray, price: float, most: int) -> np.ndarray:
@@ -146,7 +161,11 @@ def _plan(
     mixes = np.array([(real, synthetic), *alone.values()]).T
     accuracy = law.accuracy(*mixes)
     kinds = np.where(own[1:, 1] == 0, "real only", np.where(own[1:, 0] == 0, "synthetic only", "a mix"))
-    gains = {name: _interval(accuracy[:, 0] - accuracy[:, 1 + at]) for at, name in enumerate(alone)}
+    gains = {
+        name: _interval(accuracy[:, 0] - accuracy[:, 1 + at])
+        for at, name in enumerate(alone)
+        if np.isfinite(accuracy[0, 1 + at])
+    }
     return Plan(
         real=int(real),
         synthetic=int(synthetic),

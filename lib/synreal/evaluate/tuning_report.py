@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pandas as pd
 
+from synreal.data.imageset import mixed_classes
 from synreal.data.worlds import World
 from synreal.evaluate.examine import examine
 from synreal.evaluate.forgetting import BeforeAfter, forgetting, gains
-from synreal.evaluate.guard import refuse_overlap
+from synreal.evaluate.guard import refuse_learned, refuse_overlap
 from synreal.models.card import Card
 from synreal.train.curve import CURVE_FILE, LOSS_FILE
 from synreal.train.realtune import open_card, tune_checkpoint
@@ -40,13 +41,17 @@ def realtune(
     accuracy on `validation` gained, overall, fine-grained and per factor, as far as the world knows them.
     `forgetting.csv`: the same overall for `known`, sets whose accuracy may be lost. `report.json`: all of it,
     and how the checkpoint was tuned.
-    Raises InputError for a validation image among those to tune on, and as `tune_checkpoint` does.
+    Raises InputError for an image to judge with among those to tune on, for sets that the checkpoint's card
+    says it knows, and as `tune_checkpoint` does.
     """
     card = open_card(checkpoint)
+    for judged in [*([validation] if validation else []), *(known or {}).values()]:
+        refuse_overlap(images.images, judged.images)
+        refuse_learned(card, judged.name)
     watch = None
     if validation:
-        refuse_overlap(images.images, validation.images)
-        first = validation.images.select(range(min(WATCHED, len(validation.images))))
+        mixed = mixed_classes(validation.images)
+        first = mixed.select(range(min(WATCHED, len(mixed))))
         watch = accuracy_watch(card, first)
     every = max(1, recipe.steps // LOOKS)
     tuned = tune_checkpoint(checkpoint, images.images, out, method, recipe, watch, every)
@@ -58,7 +63,8 @@ def realtune(
         tables[f"What tuning gave on {validation.name}"] = out / GAINS
     if known:
         pairs = {name: _before_after(checkpoint, out, world, device) for name, world in known.items()}
-        forgetting(pairs).to_csv(out / FORGETTING, index=False)
+        clusters = {name: world.clusters for name, world in known.items()}
+        forgetting(pairs, clusters).to_csv(out / FORGETTING, index=False)
         tables["What was known before"] = out / FORGETTING
     return _write(out, tuned, tables)
 

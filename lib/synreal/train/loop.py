@@ -25,7 +25,7 @@ Loss = Callable[[Any, Any, torch.Generator], Tensor]
 
 
 class Diverged(InputError):
-    """The loss is no longer finite."""
+    """The loss or its gradient is no longer finite."""
 
 
 def fit(
@@ -49,8 +49,8 @@ def fit(
     With a `folder`, the whole state is kept there every `checkpoint_every` steps and an interrupted run goes
     on from it to the identical result; a folder that holds another recipe is refused.
 
-    Raises Diverged when the loss is no longer finite, before that step changes the model; the last state kept
-    is named.
+    Raises Diverged when the loss or its gradient is no longer finite, before that step changes the model; the
+    last state kept is named.
     """
     run = _Run(model, loss, recipe, folder, curve or Curve())
     batches = Batches(count, recipe, fetch, run.accelerator.process_index, run.accelerator.num_processes)
@@ -103,9 +103,10 @@ class _Run:
             last = part == len(shares)
             with nullcontext() if last else self.accelerator.no_sync(self.wrapped):
                 total += self._backward(next(ahead), share, generator)
-        value = self._finite(self.accelerator.reduce(total, "mean"), step)
+        value = self._finite(self.accelerator.reduce(total, "mean"), "loss", step)
+        norm = self.accelerator.clip_grad_norm_(self.wrapped.parameters(), self.recipe.clip_norm)
+        self._finite(norm, "norm of the gradient", step)
         self._state.write()
-        self.accelerator.clip_grad_norm_(self.wrapped.parameters(), self.recipe.clip_norm)
         self.optimizer.step()
         self.scheduler.step()
         self.optimizer.zero_grad()
@@ -127,11 +128,11 @@ class _Run:
         self.accelerator.backward(value)
         return value.detach()
 
-    def _finite(self, value: Tensor, step: int) -> float:
+    def _finite(self, value: Tensor, name: str, step: int) -> float:
         number = float(value)
-        if number != number or abs(number) == float("inf"):
+        if not math.isfinite(number):
             raise Diverged(
-                f"training diverged: the loss is {number} at step {step}; lower learning_rate{self._kept()}"
+                f"training diverged: the {name} is {number} at step {step}; lower learning_rate{self._kept()}"
             )
         return number
 
