@@ -29,7 +29,7 @@ from synreal.models.load import load_card, load_module
 from synreal.retrieve.embed import embed_set
 from synreal.retrieve.embeddings import Embeddings
 from synreal.retrieve.encoder import Encoder
-from synreal.retrieve.index import Index, exact_search
+from synreal.retrieve.index import Index, exact_search, share_found
 from synreal.retrieve.plan import CODEWORDS, ivf_pq_shape
 
 SIZE, QUERIES, K, SHARD = 512, 1000, 10, 100_000
@@ -110,9 +110,10 @@ def compressed(items: Embeddings, queries: np.ndarray) -> None:
     for probes in (shape.probes, 4 * shape.probes):
         index._index.nprobe = probes
         by_codes, compared = ids[index._index.search(queries, K)[1]], index.search(queries, K)[0]
-        print(f"{probes} lists searched, recall@{K}: {recall(truth, by_codes):.3f} by the codes, ", end="")
-        print(f"{recall(truth, compared):.3f} compared again by vectors; ", end="")
-        print(f"the nearest is found: {recall(truth[:, :1], compared):.3f}", flush=True)
+        print(f"{probes} lists searched, recall@{K}: ", end="")
+        print(f"{share_found(truth, by_codes):.3f} by the codes, ", end="")
+        print(f"{share_found(truth, compared):.3f} compared again by vectors; ", end="")
+        print(f"the nearest is found: {share_found(truth[:, :1], compared):.3f}", flush=True)
     index._index.nprobe = shape.probes
     raw = seconds(lambda: index._index.search(queries, K), 2)
     whole = seconds(lambda: index.search(queries, K), 2)
@@ -122,11 +123,6 @@ def compressed(items: Embeddings, queries: np.ndarray) -> None:
     gflops = 2 * SIZE * (shape.lists + CODEWORDS) * len(block) / adding / 1e9
     print(f"{len(queries)} queries in {whole:.2f} s, {raw:.2f} of them in the codes; ", end="")
     print(f"constants of the plan: gflops {gflops:.1f}, codes {codes:.3g}", flush=True)
-
-
-def recall(truth: np.ndarray, found: np.ndarray) -> float:
-    """Share of the true neighbours [Q, K] that are among those found."""
-    return float(np.mean([np.isin(a, b).mean() for a, b in zip(truth, found, strict=True)]))
 
 
 def embedding(images: Dataset, folder: Path) -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from synreal.paths import repository_root
-from synreal.retrieve.plan import Rates, ivf_pq_shape, laion_plans, plan, plan_table
+from synreal.retrieve.plan import MEASURED, Rates, ivf_pq_shape, laion_plans, plan, plan_table
 
 RATES = Rates(gflops=10.0, codes=1e7, encoder_gflops=20.0)
 
@@ -30,6 +30,8 @@ def test_machines_share_everything_but_the_training():
 def test_the_page_shows_the_plan_that_the_function_computes():
     page = (repository_root() / "book" / "retrieval_scaling.md").read_text(encoding="utf-8")
     assert plan_table(laion_plans()) in page
+    gflops = [f"{rate} GFLOP/s" for rate in (MEASURED.gflops, MEASURED.encoder_gflops)]
+    assert all(f"| {rate} |" in page for rate in (*gflops, f"{MEASURED.codes / 1e6:g} million/s"))
 
 
 def test_units_of_the_table():

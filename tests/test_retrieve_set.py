@@ -1,7 +1,6 @@
 """Retrieved sets: what is kept, the account of what is not, corpora of all kinds, and bad input."""
 
 import io
-import tarfile
 import warnings
 
 import datasets
@@ -20,6 +19,7 @@ from synreal.retrieve.match import ClassQuery
 from synreal.retrieve.retrieve import first_per_class, retrieve
 from synreal.retrieve.semantic import Embedded, Semantic, embed_corpus
 from synreal.retrieve.sieve import LEDGER
+from tars import tar
 from tiny_clip import random_encoder
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 16, 16, 3), dtype=np.uint8)
@@ -321,14 +321,6 @@ def png(row):
     stream = io.BytesIO()
     Image.fromarray(PIXELS[row]).save(stream, "png")
     return stream.getvalue()
-
-
-def tar(path, samples):
-    with tarfile.open(path, "w") as archive:
-        for name, content in samples:
-            entry = tarfile.TarInfo(name)
-            entry.size = len(content)
-            archive.addfile(entry, io.BytesIO(content))
 
 
 @pytest.fixture

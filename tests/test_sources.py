@@ -3,7 +3,6 @@
 import io
 import json
 import os
-import tarfile
 import warnings
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from PIL import Image
 
 from synreal.data.imageset import UnreadableImages, check_image_set, class_names, load_image_set, to_arrays
 from synreal.errors import InputError
+from tars import tar
 
 
 @pytest.fixture(autouse=True)
@@ -64,15 +64,6 @@ def rows(**changes):
 def parquet(tmp_path, name="set.parquet", **changes):
     rows(**changes).to_parquet(tmp_path / name)
     return tmp_path / name
-
-
-def tar(path, samples):
-    with tarfile.open(path, "w") as archive:
-        for name, content in samples:
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-    return path
 
 
 def test_folder(folder):

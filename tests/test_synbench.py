@@ -15,13 +15,14 @@ from synreal.evaluate.distribution import compare_distributions
 from synreal.evaluate.predictions import Predictions
 from synreal.evaluate.proportions import compare_proportions
 from synreal.evaluate.statistics import holm
-from synreal.models import build_module, save_checkpoint
+from synreal.models import build_module, load_card, save_checkpoint
 from synreal.synbench.backends import open_measures, open_vlm
 from synreal.synbench.compare import compare_all, compare_by_class, statistics_of
 from synreal.synbench.consistency import consistency_gap
 from synreal.synbench.correction import corrected_consistency
 from synreal.synbench.extremes import extremes, pictures
 from synreal.synbench.grained import STATISTICS, disagreements, fine_grained, group_confusions
+from synreal.synbench.judged import Consistency
 from synreal.synbench.lightness import Brightness
 from synreal.synbench.measure import YES_NO
 from synreal.synbench.numbers import TIDY, all_numbers
@@ -395,3 +396,10 @@ def test_a_vlm_is_an_endpoint_or_a_folder(monkeypatch, tmp_path):
     assert open_vlm("llava@http://localhost:8000/v1").name == "llava at http://localhost:8000/v1"
     with pytest.raises(InputError, match="absent"):
         open_vlm(str(tmp_path / "absent"))
+
+
+def test_a_judge_may_see_the_split_that_it_was_chosen_on():
+    """Its card says scenes/val; but here the images are judged, not the judge."""
+    world = open_world("scenes/val", 30)
+    judge = Consistency(load_card("Judge"))
+    assert len(judge.predictions(world).ids) == len(judge.values(world.images)) == 30

@@ -21,6 +21,21 @@ Sets = Annotated[
     list[str] | None,
     typer.Option(metavar="NAME=PLACE", help="A set that must not leak into this one. Repeatable."),
 ]
+Checkpoint = Annotated[
+    str | None, typer.Option(help="An open_clip card; embeds the corpus, for all that follows.")
+]
+Column = Annotated[
+    str | None, typer.Option(help="Image embeddings that the corpus carries, of this checkpoint.")
+]
+Neighbours = Annotated[
+    int, typer.Option(min=0, help="Neighbours per template, among images and captions; 0 for none.")
+]
+Contamination = Annotated[
+    float | None, typer.Option(help="Cosine at which an image counts as one of those sets.")
+]
+Fewer = Annotated[
+    bool, typer.Option("--allow-fewer", help="Go on with classes that have fewer images, or none.")
+]
 
 
 def retrieve(
@@ -29,28 +44,18 @@ def retrieve(
     per_class: Annotated[int, typer.Option(help="Images of each class.")],
     out: Annotated[Path, typer.Option(help="New folder for the image set and its account.")],
     matcher: Annotated[Matcher, typer.Option(help="How captions match.")] = "tokens",
-    checkpoint: Annotated[
-        str | None, typer.Option(help="An open_clip card; embeds the corpus, for all that follows.")
-    ] = None,
+    checkpoint: Checkpoint = None,
     embeddings: Annotated[Path | None, typer.Option(help="Where they are kept. [default: cache]")] = None,
-    embedding_column: Annotated[
-        str | None, typer.Option(help="Image embeddings that the corpus carries, of this checkpoint.")
-    ] = None,
-    nearest: Annotated[
-        int, typer.Option(min=0, help="Neighbours per template, among images and captions; 0 for none.")
-    ] = 0,
+    embedding_column: Column = None,
+    nearest: Neighbours = 0,
     top_share: Annotated[float | None, typer.Option(help="Share of a class kept by CLIP score.")] = None,
     cap: Annotated[int | None, typer.Option(help="Most candidates of a class.")] = None,
     near_duplicate: Annotated[float | None, typer.Option(help="Cosine at which images count as one.")] = None,
     against: Sets = None,
-    contamination: Annotated[
-        float | None, typer.Option(help="Cosine at which an image counts as one of those sets.")
-    ] = None,
+    contamination: Contamination = None,
     scenes: Annotated[int, typer.Option(help="Scenes, where a set is scenes/SPLIT.")] = 5000,
     seed: Annotated[int, typer.Option(help="Of the choice among what is left, and of scenes.")] = 0,
-    allow_fewer: Annotated[
-        bool, typer.Option("--allow-fewer", help="Go on with classes that have fewer images, or none.")
-    ] = False,
+    allow_fewer: Fewer = False,
     device: Annotated[str, typer.Option(help="Where the checkpoint runs, e.g. cuda.")] = "cpu",
 ) -> None:
     """Retrieve real images of given classes from a corpus, with an account of every image rejected.

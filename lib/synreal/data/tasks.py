@@ -43,11 +43,10 @@ class Task:
         return class_names(self.test)
 
     @property
-    def clusters(self) -> pd.Series | None:
-        """The photograph that each test image shows, by image id, where several may show one."""
-        if "cluster" not in self.test.column_names:
-            return None
-        return pd.Series(self.test["cluster"][:], index=pd.Index(self.test["id"][:], name="id"))
+    def clusters(self) -> pd.Series:
+        """The photograph that each test image shows, by image id; without a column cluster, each its own."""
+        column = "cluster" if "cluster" in self.test.column_names else "id"
+        return pd.Series(self.test[column][:], index=pd.Index(self.test["id"][:], name="id"))
 
 
 def open_task(source: str, counts: Counts = Counts(), seed: int = 0) -> Task:

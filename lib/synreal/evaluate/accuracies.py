@@ -74,8 +74,13 @@ def accuracies(runs: Sequence[Adapted], tasks: Sequence[Task], draws: int, seed:
     """
     classes = {task.name: tuple(task.class_names) for task in tasks}
     hits = {key: part for task in tasks for key, part in _repeats(runs, task.name).items()}
+    clusters = pd.concat([task.clusters for task in tasks])
     drawn = resampled_means(
-        hits, _clusters(tasks), draws, seed, training=lambda key: (classes[key[0]], *key[2:])
+        hits,
+        clusters[~clusters.index.duplicated()],
+        draws,
+        seed,
+        training=lambda key: (classes[key[0]], *key[2:]),
     )
     shares = {key: frame.mean() for key, frame in hits.items()}
     rows = []
@@ -88,20 +93,6 @@ def accuracies(runs: Sequence[Adapted], tasks: Sequence[Task], draws: int, seed:
         )
     means = {key: np.asarray(own.mean()) for key, own in shares.items()}
     return Accuracies(pd.DataFrame(rows), means, drawn)
-
-
-def _clusters(tasks: Sequence[Task]) -> pd.Series | None:
-    """The cluster of each test image of any task; an image without one stands for itself."""
-    if all(task.clusters is None for task in tasks):
-        return None
-    parts = []
-    for task in tasks:
-        ids = task.test["id"][:]
-        parts.append(
-            pd.Series(ids, index=pd.Index(ids, name="id")) if task.clusters is None else task.clusters
-        )
-    whole = pd.concat(parts)
-    return whole[~whole.index.duplicated()]
 
 
 def _repeats(runs: Sequence[Adapted], task: str) -> dict[Key, pd.DataFrame]:

@@ -17,6 +17,8 @@ from synreal.evaluate.retrained import resampled_means
 from synreal.evaluate.statistics import percentile_interval
 
 DETAILS = ("fine", "broad")
+Key = tuple[str, float]  # detail and strength
+Cost = tuple[float, np.ndarray]  # the cost, and [draws] of it
 
 
 def fine_hits(predictions: Predictions, hierarchy: Hierarchy, group: str) -> pd.Series:
@@ -54,25 +56,28 @@ def perturbation_costs(
         for strength, repeats in runs.items()
     }
     drawn = resampled_means(hits, clusters, draws, seed, training=lambda key: key[1])
-    shares = {key: frame.mean() for key, frame in hits.items()}
-    costs = {
-        (detail, s): (shares[detail, 0.0].mean() - own.mean(), drawn[detail, 0.0] - drawn[detail, s])
-        for (detail, s), own in shares.items()
-    }
-    for s in [strength for strength in runs if strength > 0]:
-        (fine, fine_drawn), (broad, broad_drawn) = (costs[detail, s] for detail in DETAILS)
-        costs["fine minus broad", s] = fine - broad, fine_drawn - broad_drawn
     rows = []
-    for (detail, s), (cost, lost) in costs.items():
+    for (detail, strength), (cost, lost) in _costs(hits, drawn).items():
+        own = hits.get((detail, strength))
+        accuracy = {} if own is None else {"accuracy": own.mean().mean(), "sd": own.mean().std()}
         low, high = percentile_interval(lost)
-        interval = {"ci_low": min(low, cost), "ci_high": max(high, cost)}
-        own = shares.get((detail, s), pd.Series([np.nan]))
-        counts = {"seeds": len(runs[s]), "n": len(hits.get((detail, s), hits["fine", s]))}
-        rows.append(
-            {"detail": detail, "strength": s, "accuracy": own.mean(), "sd": own.std(), "cost": cost}
-            | interval | counts
-        )  # fmt: skip
+        counts = {"seeds": len(runs[strength]), "n": len(hits["fine", strength] if own is None else own)}
+        interval = {"cost": cost, "ci_low": min(low, cost), "ci_high": max(high, cost)}
+        rows.append({"detail": detail, "strength": strength} | accuracy | interval | counts)
     return pd.DataFrame(rows)
+
+
+def _costs(hits: Mapping[Key, pd.DataFrame], drawn: Mapping[Key, np.ndarray]) -> dict[Key, Cost]:
+    """By detail and strength, "fine minus broad" among the details: the cost, and the same in every draw."""
+    means = {key: frame.mean().mean() for key, frame in hits.items()}
+    costs = {
+        (detail, strength): (means[detail, 0.0] - mean, drawn[detail, 0.0] - drawn[detail, strength])
+        for (detail, strength), mean in means.items()
+    }
+    for strength in sorted({strength for _, strength in hits} - {0.0}):
+        (fine, fine_drawn), (broad, broad_drawn) = (costs[detail, strength] for detail in DETAILS)
+        costs["fine minus broad", strength] = fine - broad, fine_drawn - broad_drawn
+    return costs
 
 
 def _hits(detail: str, repeats: Sequence[Predictions], hierarchy: Hierarchy, group: str) -> pd.DataFrame:

@@ -123,8 +123,12 @@ class Index:
         """
         if self.exact:
             return 1.0
-        truth, found = exact_search(self.embeddings, queries, k)[0], self.search(queries, k)[0]
-        return float(np.mean([np.isin(a, b).mean() for a, b in zip(truth, found, strict=True)]))
+        return share_found(exact_search(self.embeddings, queries, k)[0], self.search(queries, k)[0])
+
+
+def share_found(truth: np.ndarray, found: np.ndarray) -> float:
+    """Share of the true neighbours [Q, K] that are among those found [Q, L]."""
+    return float(np.mean([np.isin(a, b).mean() for a, b in zip(truth, found, strict=True)]))
 
 
 def exact_search(embeddings: Embeddings, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

@@ -9,7 +9,7 @@ import pandas as pd
 from synreal.data.imageset import class_names
 from synreal.data.worlds import World
 from synreal.evaluate.accuracy import correct
-from synreal.evaluate.examine import examine
+from synreal.evaluate.examine import answers
 from synreal.evaluate.predictions import Predictions
 from synreal.models.card import Card
 from synreal.models.load import load_classifier
@@ -46,5 +46,5 @@ class Consistency:
 
         Raises InputError for a class that the judge does not know.
         """
-        found = examine(self.judge, world, device=self.device)
+        found = answers(self.judge, world, device=self.device)
         return among(found, class_names(world.images)) if self.restricted else found
