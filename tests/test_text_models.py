@@ -199,13 +199,26 @@ def tables(nats, seeds=3, clusters=30):
 
 def test_intervals_over_clusters_and_seeds():
     found = Losses({"a": tables(3.0), "b": tables(2.9)}, draws=500)
-    value, low, high = found.loss("a")
+    loss = found.loss("a")
     expected = np.mean([t["nats"].sum() / 3000 for t in tables(3.0)])
-    assert value == pytest.approx(expected) and low < value < high
-    assert found.bits_per_byte("a")[0] == pytest.approx(value / 3 / math.log(2))
-    assert found.perplexity("a")[0] == pytest.approx(math.exp(value))
-    value, low, high = found.difference("a", "b")  # paired: what clusters and seeds share cancels out
-    assert value == pytest.approx(0.1, abs=1e-4) and 0.09 < low < value < high < 0.11
+    assert loss.value == pytest.approx(expected) and loss.ci_low < loss.value < loss.ci_high
+    assert found.bits_per_byte("a").value == pytest.approx(loss.value / 3 / math.log(2))
+    perplexity = found.perplexity("a")
+    assert [perplexity.value, perplexity.ci_low] == pytest.approx(
+        [math.exp(loss.value), math.exp(loss.ci_low)]
+    )
+    gap = found.difference("a", "b")  # paired: what clusters and seeds share cancels out
+    assert gap.value == pytest.approx(0.1, abs=1e-4) and 0.09 < gap.ci_low < gap.value < gap.ci_high < 0.11
+
+
+def test_seeds_that_differ_widen_an_interval():
+    alike = tables(3.0)
+    apart = [table.assign(nats=table["nats"] + 5 * seed) for seed, table in enumerate(alike)]
+    narrow, wide = (Losses({"a": made}, draws=200).loss("a") for made in (alike, apart))
+    assert wide.ci_high - wide.ci_low > 1.5 * (narrow.ci_high - narrow.ci_low)
+    for few in (alike[:1], [table[:9] for table in alike]):
+        with pytest.raises(InputError, match="expected 2 and 10 or more"):
+            Losses({"a": few})
 
 
 def test_a_text_depends_on_its_seed_alone(folder):

@@ -241,7 +241,7 @@ def adapt_all(
             run.adapted,
             run.readings,
             device,
-        )  # fmt: skip
+        )
         for run in runs
     ]
     return [result for results in Parallel(n_jobs=workers)(jobs) for result in results]

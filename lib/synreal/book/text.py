@@ -20,11 +20,13 @@ distinct trigrams, repetition, judged loss.
 """
 
 from collections.abc import Iterable
+from dataclasses import asdict
 
 import pandas as pd
 
 from synreal.book.record import Study
-from synreal.text.score import Estimate, Losses
+from synreal.evaluate.repeated import Estimate
+from synreal.text.score import Losses
 from synreal.text.study import BOTH, MIX, REAL, SEEN, SYN, TUNINGS, Trained, tuned_names
 
 CONTRASTS = (
@@ -70,10 +72,7 @@ def record_texts(study: Study, table: pd.DataFrame, model: str, data: str, seed:
 
 def _table(rows: Iterable[tuple[str, str, Estimate]], data: str, n: int) -> pd.DataFrame:
     return pd.DataFrame(
-        [
-            {"metric": metric, "model": model, "value": found[0], "ci_low": found[1], "ci_high": found[2]}
-            for metric, model, found in rows
-        ]
+        [{"metric": metric, "model": model} | asdict(found) for metric, model, found in rows]
     ).assign(data=data, n=n)
 
 

@@ -97,7 +97,7 @@ class Repeated:
         columns = [[self.runs[name][seed % len(self.runs[name])] for name in models] for seed in range(seeds)]
         values = np.array([float(statistic(*(total for total, _ in runs))) for runs in columns])
         drawn = np.mean([statistic(*(draw for _, draw in runs)) for runs in columns], axis=0)
-        return _estimate(values, drawn, self.units)
+        return crossed_estimate(values, drawn, self.units)
 
     def _seeds(self, models: Sequence[str]) -> int:
         counts = {len(self.runs[name]) for name in models} - {1}
@@ -114,7 +114,12 @@ def _units(tally: Tally) -> int:
     return len(tally.columns) if tally.clusters is None else int(tally.clusters.max()) + 1
 
 
-def _estimate(values: np.ndarray, drawn: np.ndarray, units: int) -> Estimate:
+def crossed_estimate(values: np.ndarray, drawn: np.ndarray, units: int) -> Estimate:
+    """The mean of a statistic over trainings and its `crossed_interval`; NaN bounds where nothing varies.
+
+    values: of each training [seeds]. drawn: the mean in bootstrap draws [draws] of so many `units`, images or
+    clusters.
+    """
     value, seeds = float(values.mean()), len(values)
     photographs = float(np.nanvar(drawn)) if np.isfinite(drawn).any() else 0.0
     trainings = float(values.var(ddof=1)) / seeds if seeds > 1 else 0.0

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
-from synreal.evaluate.statistics import percentile_interval, resampled_sums
+from synreal.errors import InputError
+from synreal.evaluate.repeated import Estimate, crossed_estimate
+from synreal.evaluate.statistics import MINIMUM_IMAGES, resampled_sums
 from synreal.text.gpt2 import fastest_device, load_gpt2
 from synreal.text.rows import encode, pack
 from synreal.text.train import digest, token_losses
 
 AT_ONCE = 8192  # tokens in one batch
-Estimate = tuple[float, float, float]  # value, ci_low, ci_high
 
 
 @dataclass(frozen=True)
@@ -75,43 +76,45 @@ def scored(folder: Path, held: Held) -> pd.DataFrame:
 class Losses:
     """What models of several seeds lose on the same clusters, and intervals of it.
 
-    Clusters are drawn with replacement, and so are seeds; a model's value is the mean over its seeds. All
-    models share the draws, so that differences between them are paired.
+    A model's value is the mean over its seeds; see `crossed_estimate`. Clusters are drawn with
+    replacement. All models share the draws, and differences are taken seed by seed, so that they are paired.
     """
 
     def __init__(
         self, tables: Mapping[str, Sequence[pd.DataFrame]], draws: int = 2000, seed: int = 0
     ) -> None:
         first = next(iter(tables.values()))
-        seeds = len(first)
+        self.clusters = len(first[0])
+        if len(first) < 2 or self.clusters < MINIMUM_IMAGES:
+            raise InputError(
+                f"losses: found {len(first)} seeds and {self.clusters} clusters of test text, expected 2 and "
+                f"{MINIMUM_IMAGES} or more for an interval"
+            )
         nats = [np.stack([table["nats"] for table in by_seed], 1) for by_seed in tables.values()]
         columns = np.concatenate([first[0][["tokens", "bytes"]].to_numpy(), *nats], 1)
-        # row 0 of all that follows is the value itself, the other rows are draws
+        # row 0 of all that follows is the text itself, the other rows are draws
         sums = np.vstack([columns.sum(0), resampled_sums(columns.astype(np.float32), draws, seed)])
-        self.tokens, self.bytes = sums[:, 0], sums[:, 1]
-        even = np.full(seeds, 1 / seeds)
-        picked = np.random.default_rng(seed).multinomial(seeds, even, size=draws) / seeds
-        by_model = sums[:, 2:].reshape(len(sums), len(tables), seeds)
-        mean = np.einsum("dms,ds->md", by_model, np.vstack([even, picked]))
-        self._nats = dict(zip(tables, mean, strict=True))
+        self.tokens, self.bytes = sums[:, :1], sums[:, 1:2]
+        self._nats = dict(zip(tables, np.split(sums[:, 2:], len(tables), axis=1), strict=True))
 
     def loss(self, model: str) -> Estimate:
         """Nats per token."""
-        return _estimate(self._nats[model] / self.tokens)
+        return self._estimate(self._nats[model] / self.tokens)
 
     def perplexity(self, model: str) -> Estimate:
         """exp of the loss: among how many tokens the model is torn, at an even chance."""
-        return _estimate(np.exp(self._nats[model] / self.tokens))
+        loss = self.loss(model)
+        value, low, high = np.exp([loss.value, loss.ci_low, loss.ci_high]).tolist()
+        return Estimate(value, low, high, loss.seeds)
 
     def bits_per_byte(self, model: str) -> Estimate:
         """What a byte of the text costs when it is packed with the model; the same for any tokenizer."""
-        return _estimate(self._nats[model] / self.bytes / np.log(2))
+        return self._estimate(self._nats[model] / self.bytes / np.log(2))
 
     def difference(self, model: str, other: str) -> Estimate:
         """Loss of `model` minus loss of `other`."""
-        return _estimate((self._nats[model] - self._nats[other]) / self.tokens)
+        return self._estimate((self._nats[model] - self._nats[other]) / self.tokens)
 
-
-def _estimate(draws: np.ndarray) -> Estimate:
-    low, high = percentile_interval(draws[1:])
-    return float(draws[0]), min(low, float(draws[0])), max(high, float(draws[0]))
+    def _estimate(self, values: np.ndarray) -> Estimate:
+        """values: [1 + draws, seeds]."""
+        return crossed_estimate(values[0], values[1:].mean(axis=1), self.clusters)
