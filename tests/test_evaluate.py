@@ -337,3 +337,15 @@ def test_clusters_replace_mcnemars_test_by_the_bootstrap():
     assert [row["test"] for row in rows] == ["mcnemar", "bootstrap"]
     assert rows[0]["difference"] == rows[1]["difference"] and rows[0]["p"] < rows[1]["p"]
     assert rows[1]["mde"] > 1.5 * rows[0]["mde"]
+
+
+def test_images_of_few_clusters_are_few_however_many_they_are():
+    found, shown = copies(4)
+    rare = shown.isin([f"photo {k}" for k in range(7)]).to_frame("rare")
+    other = Predictions(**(vars(found) | {"logits": -found.logits, "model": "b"}))
+    rows = [
+        row_of(table, "factor_accuracy", "rare")
+        for table in (report(found, None, rare, shown, 50), compare(found, other, None, rare, shown, 50))
+    ]
+    assert all(row["n"] == 28 and row["note"] == "too few clusters (7 < 10)" for row in rows)
+    assert np.isnan([rows[0]["ci_low"], rows[1]["p"]]).all()

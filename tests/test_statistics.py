@@ -86,6 +86,7 @@ def test_bootstrap_p_value():
     assert statistics.bootstrap_p(np.array([-1.0, 1.0])) == 1
     assert statistics.bootstrap_p(np.zeros(50)) == 1
     assert np.isnan(statistics.bootstrap_p(np.full(3, np.nan)))
+    assert np.isnan(statistics.bootstrap_p(np.full(50, 0.3)))  # draws that never vary bound nothing
 
 
 def test_mcnemar_is_the_exact_binomial_test():
@@ -167,7 +168,19 @@ def test_independent_images_have_a_design_effect_near_one(seed):
     rng = np.random.default_rng(seed)
     hits, codes = (rng.random(3000) < 0.5).astype(float), np.arange(3000) // 3
     assert 1 <= statistics.design_effect(hits, np.ones(3000), codes) < 1.25
-    assert statistics.design_effect(np.zeros(3000), np.ones(3000), codes) == 1
+
+
+def test_the_design_effect_of_outcomes_that_never_vary_is_that_of_clusters_wholly_alike():
+    codes, images = np.arange(3000) // 3, np.ones(3000)
+    assert statistics.design_effect(np.zeros(3000), images, codes) == 3
+    assert statistics.design_effect(np.ones(3000), images, np.arange(3000)) == 1
+
+
+def test_clusters_without_an_image_of_the_group_do_not_narrow_its_interval():
+    images = (np.arange(3000) < 30).astype(float)  # ten of a thousand clusters
+    hits = images * (np.arange(3000) < 15)
+    few = statistics.design_effect(hits[:30], images[:30], np.arange(30) // 3)
+    assert statistics.design_effect(hits, images, np.arange(3000) // 3) == pytest.approx(few)
 
 
 def test_cluster_names_become_codes_and_missing_or_few_ones_are_refused():

@@ -109,7 +109,7 @@ def _row(metric: Metric, pair: _Pair) -> dict[str, object]:
         "difference": value_a - value_b,
         "n": n,
     }
-    note = metric.too_few(pair.totals[0])
+    note = pair.tallies[0].too_few(metric)
     return row | (NOT_TESTED | {"note": note} if note else _tested(metric, pair, n))
 
 

@@ -40,12 +40,12 @@ class Repeated:
     """The outcomes of models on one image set, summed as they are and in the same bootstrap draws.
 
     metrics: by name and group, as `report` has them. runs: by model, one (sums, drawn sums) per seed.
-    units: how many photographs (or images, where they are independent) were drawn from.
+    tally: of any one of the models, for what all have in common.
     """
 
     metrics: Mapping[tuple[str, str], Metric]
     runs: Mapping[str, Sequence[tuple[Sums, Sums]]]
-    units: int
+    tally: Tally
 
     @classmethod
     def of(
@@ -68,15 +68,15 @@ class Repeated:
         summed = zip((tally.totals() for tally in tallies), resampled(tallies, draws, seed), strict=True)
         runs = {name: [next(summed) for _ in predictions] for name, predictions in models.items()}
         metrics = {(metric.name, metric.group): metric for metric in tallies[0].metrics}
-        return cls(metrics, runs, _units(tallies[0]))
+        return cls(metrics, runs, tallies[0])
 
     def n(self, name: str, group: str = "all") -> int:
         """How many images a metric is computed from."""
-        return self.metrics[name, group].n(self._any())
+        return self.metrics[name, group].n(self.tally.totals())
 
     def too_few(self, name: str, group: str = "all") -> str:
         """Why a metric has no interval, or nothing where it has one."""
-        return self.metrics[name, group].too_few(self._any())
+        return self.tally.too_few(self.metrics[name, group])
 
     def metric(self, name: str, model: str, group: str = "all") -> Estimate:
         """A metric of one model."""
@@ -97,7 +97,7 @@ class Repeated:
         columns = [[self.runs[name][seed % len(self.runs[name])] for name in models] for seed in range(seeds)]
         values = np.array([float(statistic(*(total for total, _ in runs))) for runs in columns])
         drawn = np.mean([statistic(*(draw for _, draw in runs)) for runs in columns], axis=0)
-        return crossed_estimate(values, drawn, self.units)
+        return crossed_estimate(values, drawn, self.tally.units)
 
     def _seeds(self, models: Sequence[str]) -> int:
         counts = {len(self.runs[name]) for name in models} - {1}
@@ -105,13 +105,6 @@ class Repeated:
             found = ", ".join(f"{name} {len(self.runs[name])}" for name in models)
             raise InputError(f"seeds: found {found}; expected the same number for each, or one")
         return counts.pop() if counts else 1
-
-    def _any(self) -> Sums:
-        return next(iter(self.runs.values()))[0][0]
-
-
-def _units(tally: Tally) -> int:
-    return len(tally.columns) if tally.clusters is None else int(tally.clusters.max()) + 1
 
 
 def crossed_estimate(values: np.ndarray, drawn: np.ndarray, units: int) -> Estimate:

@@ -42,9 +42,7 @@ def report(
 def tally_report(predictions: Predictions, tally: Tally, draws: int, seed: int) -> pd.DataFrame:
     """The rows of `report` for any tally of these predictions."""
     totals, [drawn] = tally.totals(), resampled([tally], draws, seed)
-    rows = pd.DataFrame(
-        [_row(metric, tally.design_effect(metric), totals, drawn) for metric in tally.metrics]
-    )
+    rows = pd.DataFrame([_row(metric, tally, totals, drawn) for metric in tally.metrics])
     rows.insert(0, "model", predictions.model)
     rows.insert(1, "data", predictions.image_set)
     return rows
@@ -66,8 +64,8 @@ def predictions_tally(
     return joined(parts, clusters)
 
 
-def _row(metric: Metric, effect: float, totals: Sums, drawn: Sums) -> dict[str, object]:
-    low, high, note = _interval(metric, effect, totals, drawn)
+def _row(metric: Metric, tally: Tally, totals: Sums, drawn: Sums) -> dict[str, object]:
+    low, high, note = _interval(metric, tally, totals, drawn)
     return {
         "metric": metric.name,
         "group": metric.group,
@@ -80,12 +78,12 @@ def _row(metric: Metric, effect: float, totals: Sums, drawn: Sums) -> dict[str, 
     }
 
 
-def _interval(metric: Metric, effect: float, totals: Sums, drawn: Sums) -> tuple[float, float, str]:
-    note = metric.too_few(totals)
+def _interval(metric: Metric, tally: Tally, totals: Sums, drawn: Sums) -> tuple[float, float, str]:
+    note = tally.too_few(metric)
     if note:
         return np.nan, np.nan, note
     if metric.hits:
         hits, n = int(totals[metric.hits]), metric.n(totals)
-        return *wilson_interval(hits, n, design_effect=effect), ""
+        return *wilson_interval(hits, n, design_effect=tally.design_effect(metric)), ""
     samples = metric.value(drawn)
     return *percentile_interval(samples), no_interval(samples)

@@ -50,14 +50,15 @@ def wilson_bounds(hits: int, n: int) -> tuple[float, float]:
 def design_effect(hits: np.ndarray, images: np.ndarray, clusters: np.ndarray) -> float:
     """How many times the variance of sum(hits) / sum(images) that of independent images is, at least 1.
 
-    `hits`, `images`: 0/1 columns [n]; `clusters`: codes [n]. Linearised variance between clusters, against
-    p (1 - p) / n (Kish 1965, ch. 5). 1 where no outcome varies.
+    `hits`, `images`: 0/1 columns [n], hits among the images; `clusters`: codes [n], of which two or more hold
+    images. Linearised variance between clusters, against p (1 - p) / n (Kish 1965, ch. 5). Where no outcome
+    varies nothing tells how alike a cluster's images are, and they count as wholly alike.
     """
-    m = int(clusters.max()) + 1
-    hit, size = (np.bincount(clusters, weights=column, minlength=m) for column in (hits, images))
-    n, p = size.sum(), hit.sum() / size.sum()
+    hit, size = (np.bincount(clusters, weights=column) for column in (hits, images))
+    hit, size = hit[size > 0], size[size > 0]
+    m, n, p = len(size), size.sum(), hit.sum() / size.sum()
     if p in (0, 1):
-        return 1.0
+        return float((size**2).sum() / n)
     between = m / (m - 1) * ((hit - p * size) ** 2).sum() / n**2
     return max(1.0, float(between / (p * (1 - p) / n)))
 
@@ -163,10 +164,11 @@ def bootstrap_p(differences: np.ndarray) -> float:
     """Two-sided p value of "no difference" from bootstrap draws of a difference [draws].
 
     Twice the smaller tail beyond zero, each tail counted with one draw more so that p is never 0
-    (Davison & Hinkley 1997, sec. 4.2). NaN when no draw is defined.
+    (Davison & Hinkley 1997, sec. 4.2). NaN where no draw is defined, and where all are one difference
+    (`no_interval`); where all are 0 it is 1.
     """
     defined = differences[np.isfinite(differences)]
-    if defined.size == 0:
+    if defined.size == 0 or (abs(defined[0]) > ROUNDING and no_interval(differences)):
         return float("nan")
     tail = min(int((defined <= 0).sum()), int((defined >= 0).sum()))
     return min(1.0, 2 * (tail + 1) / (defined.size + 1))

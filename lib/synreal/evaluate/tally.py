@@ -22,7 +22,8 @@ class Metric:
     """A statistic of one group of images.
 
     `support` names the 0/1 columns that mark its images: it has an interval only where each of them marks
-    MINIMUM_IMAGES images. `hits` names the 0/1 column whose sum it divides, where it is a proportion.
+    images of MINIMUM_IMAGES clusters (`Tally.too_few`). `hits` names the 0/1 column whose sum it divides,
+    where it is a proportion.
     """
 
     name: str
@@ -34,11 +35,6 @@ class Metric:
     def n(self, sums: Sums) -> int:
         """How many images the metric is computed from."""
         return int(sum(sums[column] for column in self.support))
-
-    def too_few(self, sums: Sums) -> str:
-        """Why there is no interval, or nothing where there is one."""
-        smallest = int(min(sums[column] for column in self.support))
-        return f"too few images ({smallest} < {MINIMUM_IMAGES})" if smallest < MINIMUM_IMAGES else ""
 
 
 @dataclass(frozen=True)
@@ -52,10 +48,23 @@ class Tally:
     metrics: tuple[Metric, ...]
     clusters: np.ndarray | None = None
 
+    @property
+    def units(self) -> int:
+        """How many clusters (or images, where they are independent) are drawn from."""
+        return len(self.columns) if self.clusters is None else int(self.clusters.max()) + 1
+
     def totals(self) -> dict[str, np.ndarray]:
         """The sum of each column over all images."""
         values = self.columns.to_numpy().sum(axis=0, dtype=np.float64)
         return dict(zip(self.columns, values, strict=True))
+
+    def too_few(self, metric: Metric) -> str:
+        """Why a metric has no interval, or nothing where it has one."""
+        marks = (self.columns[column].to_numpy() > 0 for column in metric.support)
+        units = np.arange(len(self.columns)) if self.clusters is None else self.clusters
+        fewest = min(len(np.unique(units[mark])) for mark in marks)
+        drawn = "images" if self.clusters is None else "clusters"
+        return f"too few {drawn} ({fewest} < {MINIMUM_IMAGES})" if fewest < MINIMUM_IMAGES else ""
 
     def design_effect(self, metric: Metric) -> float:
         """By how much clusters widen the variance of a proportion."""

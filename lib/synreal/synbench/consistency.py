@@ -93,7 +93,7 @@ def consistency_gap(
     ]
     totals = [tally.totals() for tally in tallies]
     drawn = [resampled([tally], draws, 2 * seed + part)[0] for part, tally in enumerate(tallies)]
-    table = pd.DataFrame([_gap(metric, totals, drawn) for metric in tallies[0].metrics])
+    table = pd.DataFrame([_gap(metric, tallies, totals, drawn) for metric in tallies[0].metrics])
     table = with_holm(table, "metric")
     names = {"judge": real.model, "real": real.image_set, "synthetic": synthetic.image_set}
     return pd.concat([pd.DataFrame(names, index=table.index), table], axis=1)
@@ -186,11 +186,13 @@ def _inside_metrics(group: str) -> list[Metric]:
     return [proportion("inside_share", group, inside, wrong), lift]
 
 
-def _gap(metric: Metric, totals: Sequence[Sums], drawn: Sequence[Sums]) -> dict[str, object]:
+def _gap(
+    metric: Metric, tallies: Sequence[Tally], totals: Sequence[Sums], drawn: Sequence[Sums]
+) -> dict[str, object]:
     real, synthetic = (float(metric.value(sums)) for sums in totals)
     row = {"metric": metric.name, "group": metric.group, "value_real": real, "value_synthetic": synthetic}
     row |= {"difference": synthetic - real, "n_real": metric.n(totals[0]), "n_synthetic": metric.n(totals[1])}
-    note = metric.too_few(totals[0]) or metric.too_few(totals[1])
+    note = next(filter(None, (tally.too_few(metric) for tally in tallies)), "")
     if note:
         return row | {"ci_low": np.nan, "ci_high": np.nan, "p": np.nan, "note": note}
     samples = metric.value(drawn[1]) - metric.value(drawn[0])
