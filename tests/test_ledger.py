@@ -164,3 +164,20 @@ def test_the_paper_s_numbers() -> None:
 def test_an_unknown_number_lists_what_there_is(arguments: tuple, row: dict, there_is: str) -> None:
     with pytest.raises(InputError, match=there_is):
         paper_value(*arguments, **row)
+
+
+@pytest.mark.parametrize(
+    ("premise", "verdict"),
+    [
+        (around(-0.01, 0.02), Verdict.HOLDS),
+        (around(0.02, 0.04), Verdict.UNDECIDED),
+        (around(0.05, 0.09), Verdict.NOT_TESTABLE),
+        (None, Verdict.NOT_MEASURED),
+    ],
+)
+def test_a_claim_speaks_only_where_its_premise_holds(premise: dict | None, verdict: Verdict) -> None:
+    given = {"effect": EFFECT | {"metric": "accuracy_gap"}, "claims": "within 0.03 of 0"}
+    rows = [around(0.1, 0.2)] + ([premise | {"metric": "accuracy_gap"}] if premise else [])
+    found, evidence = judge(claim("> 0", given=[given]), results(*rows))
+    assert found == verdict
+    assert evidence[0].startswith("its premise: ") == (verdict != Verdict.HOLDS)

@@ -31,6 +31,25 @@ def executed(path: Path, environment: dict | None = None) -> Path:
     return path
 
 
+def finished(run: Path, name: str, keys: tuple[str, ...] = ()) -> Path:
+    """A notebook that a run finished, with values glued under these keys."""
+    path = executed(run / "notebooks" / f"{name}.ipynb")
+    glue(path, keys)
+    for record in (run / "run.json", run / "finished" / f"{name}.json"):
+        record.parent.mkdir(exist_ok=True)
+        record.write_text("{}")
+    return path
+
+
+def glue(path: Path, keys: tuple[str, ...]) -> None:
+    notebook = nbformat.read(path, as_version=4)
+    for key in keys:
+        metadata = {"scrapbook": {"name": key, "mime_prefix": HIDDEN}}
+        data = {HIDDEN + "text/plain": "'three'"}
+        notebook.cells[1].outputs.append(nbformat.v4.new_output("display_data", data, metadata=metadata))
+    nbformat.write(notebook, path)
+
+
 def test_a_folder_without_executed_notebooks_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no executed notebook"):
         render(tmp_path, tmp_path / "html")
@@ -64,17 +83,32 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_chapter_that_the_run_left_out_says_so(repository: Path, tmp_path: Path) -> None:
-    executed(tmp_path / "run" / "notebooks" / "a.ipynb")
+    finished(tmp_path / "run", "a")
+    executed(tmp_path / "run" / "notebooks" / "b.ipynb")  # interrupted before its record was written
     rendering._stage(tmp_path / "run", tmp_path / "stage")
     staged = {path.stem: path.read_text() for path in (tmp_path / "stage" / "notebooks").iterdir()}
     assert "was not executed in this run" in staged["b"] and "was not executed" not in staged["a"]
 
 
 def test_a_notebook_that_is_no_chapter_joins_the_contents(repository: Path, tmp_path: Path) -> None:
-    executed(tmp_path / "run" / "notebooks" / "mine.ipynb")
+    finished(tmp_path / "run", "mine")
     rendering._stage(tmp_path / "run", tmp_path / "stage")
     toc = yaml.safe_load((tmp_path / "stage" / "_toc.yml").read_text())
     assert toc["parts"][-1] == {"caption": "Also in this run", "chapters": [{"file": "notebooks/mine"}]}
+
+
+def test_what_a_run_did_not_measure_is_said_in_words(repository: Path, tmp_path: Path) -> None:
+    glue(repository / "notebooks" / "a.ipynb", ("gap", "gap.text", "figure", "mine"))
+    (repository / "book" / "status.md").write_text(
+        "# Page\n\n{glue:text}`/notebooks/a.ipynb::gap:.3f`, {glue:text}`/notebooks/a.ipynb::mine:s`,"
+        " {glue:text}`/notebooks/a.ipynb::gapp:.3f`\n\n```{glue} figure\n:doc: /notebooks/a.ipynb\n```\n\n"
+        "<!-- generated -->\n"
+    )
+    finished(tmp_path / "run", "a", ("mine",))
+    rendering._stage(tmp_path / "run", tmp_path / "stage")
+    page = (tmp_path / "stage" / "book" / "status.md").read_text()
+    assert page.count("not measured in this run") == 2 and "figure" not in page
+    assert "::mine:s`" in page and "::gapp:" in page  # a mistyped key stays, and stops the build
 
 
 def test_a_chapter_without_a_notebook_is_named(repository: Path, tmp_path: Path) -> None:

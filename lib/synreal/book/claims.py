@@ -90,6 +90,7 @@ class Claim(_Entry):
     says: str  # in our words
     chapter: str  # the notebook that measures it
     conditions: tuple[Condition, ...] = ()
+    given: tuple[Condition, ...] = ()  # its premise: where that does not hold, the claim says nothing
     not_testable: str | None = None
     inconsistent: str | None = None
 

@@ -1,5 +1,6 @@
 """The ledger of claims: what each paper says, and what the measurements of a run say to it."""
 
+from collections.abc import Sequence
 from enum import StrEnum
 
 import pandas as pd
@@ -65,16 +66,20 @@ def judge(claim: Claim, results: pd.DataFrame) -> tuple[Verdict, list[str]]:
         return Verdict.INCONSISTENT, [claim.inconsistent]
     if claim.not_testable:
         return Verdict.NOT_TESTABLE, [claim.not_testable]
-    judged = [_judge_condition(condition, results) for condition in claim.conditions]
+    premise, assumed = _judge_all(claim.given, results)
+    if premise is not Verdict.HOLDS:
+        verdict = Verdict.NOT_TESTABLE if premise is Verdict.FAILS else premise
+        return verdict, [f"its premise: {text}" for text in assumed]
+    return _judge_all(claim.conditions, results)
+
+
+def _judge_all(conditions: Sequence[Condition], results: pd.DataFrame) -> tuple[Verdict, list[str]]:
+    """The verdict on all of them together; no condition at all holds."""
+    judged = [_judge_condition(condition, results) for condition in conditions]
     found = {verdict for verdict, _ in judged}
-    worst_first = (
-        Verdict.FAILS,
-        Verdict.NOT_TESTABLE,
-        Verdict.NOT_MEASURED,
-        Verdict.UNDECIDED,
-        Verdict.HOLDS,
-    )
-    return next(verdict for verdict in worst_first if verdict in found), [text for _, text in judged]
+    worst_first = (Verdict.FAILS, Verdict.NOT_TESTABLE, Verdict.NOT_MEASURED, Verdict.UNDECIDED)
+    verdict = next((verdict for verdict in worst_first if verdict in found), Verdict.HOLDS)
+    return verdict, [text for _, text in judged]
 
 
 def _judge_condition(condition: Condition, results: pd.DataFrame) -> tuple[Verdict, str]:

@@ -65,6 +65,11 @@ def published_rows(notebook: Path) -> list[dict[str, Any]]:
     ]
 
 
+def published_keys(notebook: Path) -> set[str]:
+    """The keys under which an executed notebook holds values and figures for pages."""
+    return {o.metadata.scrapbook.name for o in _outputs(notebook) if "scrapbook" in o.get("metadata", {})}
+
+
 def _outputs(notebook: Path) -> list[nbformat.NotebookNode]:
     cells = nbformat.read(notebook, as_version=4).cells
     return [output for cell in cells for output in cell.get("outputs", [])]

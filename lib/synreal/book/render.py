@@ -17,7 +17,9 @@ import yaml
 
 from synreal.book.api import api_page
 from synreal.book.ledger import ledger_page
-from synreal.book.record import read_notebook_results, read_results
+from synreal.book.record import read_notebook_results
+from synreal.book.references import settle_references
+from synreal.book.run_folder import RunFolder
 from synreal.book.status import status_page
 from synreal.errors import InputError
 from synreal.paths import repository_root
@@ -54,44 +56,54 @@ def _check_target(out: Path) -> None:
 
 
 def _stage(run: Path | None, stage: Path) -> None:
-    root = repository_root()
+    root, executed = repository_root(), _executed(run) if run else {}
     shutil.copytree(root / "book", stage / "book")
     shutil.copy(root / "_config.yml", stage)
     toc = yaml.safe_load((root / "_toc.yml").read_text())
-    notebooks = _stage_notebooks(run, toc, stage)
+    notebooks = _stage_notebooks(executed, toc, stage)
+    settle_references(stage, root / "notebooks")
     (stage / "_toc.yml").write_text(yaml.safe_dump(toc, sort_keys=False))
-    _generate(stage / "book" / "ledger.md", ledger_page(_results(run, notebooks)))
+    _generate(stage / "book" / "ledger.md", ledger_page(_results(executed, notebooks)))
     _generate(stage / "book" / "status.md", status_page(notebooks))
     _generate(stage / "book" / "api.md", api_page(Path(__file__).resolve().parents[1]))
 
 
-def _results(run: Path | None, notebooks: list[Path]) -> pd.DataFrame:
-    return read_notebook_results(notebooks) if run is None else read_results(run)
+def _executed(run: Path) -> dict[str, Path]:
+    """The notebooks that the run finished, by file name."""
+    folder = RunFolder(run)
+    executed = {path.name: path for path in sorted((run / "notebooks").glob("*.ipynb"))}
+    finished = {name: path for name, path in executed.items() if folder.finished(path.stem) is not None}
+    if not finished:
+        raise InputError(f"--run {run}: holds no executed notebook; name a folder that `synreal run` wrote")
+    return finished
 
 
-def _stage_notebooks(run: Path | None, toc: dict[str, Any], stage: Path) -> list[Path]:
+def _results(executed: dict[str, Path], notebooks: list[Path]) -> pd.DataFrame:
+    """What the finished notebooks of a run measured; without a run, what the stored ones did."""
+    return read_notebook_results(list(executed.values()) or notebooks)
+
+
+def _stage_notebooks(executed: dict[str, Path], toc: dict[str, Any], stage: Path) -> list[Path]:
     """The staged notebooks, chapters of `toc` first; notebooks of the run that are no chapter join `toc`."""
     chapters = [Path(f"{name}.ipynb") for name in _files(toc) if name.startswith("notebooks/")]
-    executed = {p.name: p for p in sorted((run / "notebooks").glob("*.ipynb"))} if run else {}
-    if run and not executed:
-        raise InputError(f"--run {run}: holds no executed notebook; name a folder that `synreal run` wrote")
+    others = [name for name in executed if name not in {chapter.name for chapter in chapters}]
     (stage / "notebooks").mkdir()
     for chapter in chapters:
-        _stage_chapter(chapter, executed.pop(chapter.name, None), run, stage)
-    for name, path in executed.items():
-        shutil.copy(path, stage / "notebooks" / name)
-    if executed:
-        files = [{"file": f"notebooks/{Path(name).stem}"} for name in executed]
+        _stage_chapter(chapter, executed.get(chapter.name), bool(executed), stage)
+    for name in others:
+        shutil.copy(executed[name], stage / "notebooks" / name)
+    if others:
+        files = [{"file": f"notebooks/{Path(name).stem}"} for name in others]
         toc["parts"].append({"caption": "Also in this run", "chapters": files})
-    return [stage / chapter for chapter in chapters] + [stage / "notebooks" / name for name in executed]
+    return [stage / chapter for chapter in chapters] + [stage / "notebooks" / name for name in others]
 
 
-def _stage_chapter(chapter: Path, executed: Path | None, run: Path | None, stage: Path) -> None:
+def _stage_chapter(chapter: Path, executed: Path | None, of_a_run: bool, stage: Path) -> None:
     source = executed or repository_root() / chapter
     if not source.exists():
         raise InputError(f"{source}: _toc.yml names this chapter, but there is no such notebook")
     notebook = nbformat.read(source, as_version=4)
-    if run and not executed:
+    if of_a_run and not executed:
         notebook.cells.insert(1, nbformat.v4.new_markdown_cell(STORED))
     nbformat.write(notebook, stage / chapter)
 
