@@ -9,16 +9,18 @@ from synreal.book.classifier_views import (
     PAPER_PAIRS,
     alt_text,
     beside_paper,
+    factor_table,
     select,
-    surviving,
     table_of_models,
 )
 from synreal.book.classifiers import record_gap_differences, record_models, record_pairs
+from synreal.book.pairs import read_pairs
 from synreal.book.papers import paper_value
 from synreal.book.record import Study, read_results
 from synreal.data.hierarchy import SCENES_HIERARCHY
 from synreal.data.sprites import CLASS_NAMES
 from synreal.data.worlds import World
+from synreal.errors import InputError
 from synreal.evaluate import Predictions, relative_accuracy
 from synreal.evaluate.accuracy import correct
 from synreal.models import Card
@@ -154,6 +156,28 @@ GAPS = rows_of(
 )
 
 
+def test_checkpoints_are_called_by_role_where_it_is_theirs_alone(tmp_path):
+    tuned = card("ViT-Syn tuned")
+    paths = {}
+    for folder, name in {"a/one": "one", "b/one": "one", "two": "two", "three": "three"}.items():
+        own = tuned.model_copy(update={"name": name} | ({"role": "mine"} if name == "three" else {}))
+        paths[folder] = str(tmp_path / folder)
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "card.yaml").write_text(own.to_yaml())
+    first, second = ([paths["a/one"], paths["two"]], [paths["b/one"], paths["three"]])
+    checkpoints, titled = read_pairs({"first": first, "second": second})
+    assert checkpoints == {paths["a/one"]: paths["a/one"], "two": paths["two"],
+                           paths["b/one"]: paths["b/one"], "mine": paths["three"]}  # fmt: skip
+    assert titled == {"first": (paths["a/one"], "two"), "second": (paths["b/one"], "mine")}
+
+
+@pytest.mark.parametrize("pair", [[], ["one"], ["one", "one"], ["a", "b", "c"], None])
+def test_a_pair_is_two_checkpoints(pair):
+    pairs = {} if pair is None else {"mine": pair}
+    with pytest.raises(InputError, match=r"^pairs: "):
+        read_pairs(pairs)
+
+
 def test_select_takes_whole_metrics_and_all_below_a_slash():
     factors = select(GAPS, "factor_gap/")
     assert factors["group"].tolist() == ["darker", "person_blocking", "style"]
@@ -187,22 +211,28 @@ def test_the_table_of_models_reads_like_table_1():
         ("accuracy", "own", "all", 0.5, 0.4, 0.6, 100),
         ("calibration_error", "own", "all", 0.1, 0.05, 0.2, 100),
     )
-    table = table_of_models([card("ViT-Real-12k", source="real", images=12_000), card("own")], measured)
+    table = table_of_models(
+        {"ViT-Real-12k": card("ViT-Real-12k", source="real", images=12_000), "own": card("other")}, measured
+    )
     shown = " | ".join(table.loc["ViT-Real-12k"])
     assert shown == "real | 12,000 | 0.678 | 0.660 to 0.690 | 4,000 | 0.051"
     assert table.loc["own"].tolist()[:3] == ["unknown", "unknown", "0.500"]
 
 
-def test_surviving_gaps_are_those_below_five_percent_largest_first():
+def test_factor_gaps_show_what_survives_and_what_could_have_been_seen():
+    columns = {"p_holm": [0.0412, 0.001, np.nan], "mde": [0.07, 0.2, np.nan]}
     found = rows_of(
-        ("factor_gap/a", "pair", "a", 0.1, 0.05, 0.15, 50),
-        ("factor_gap/b", "pair", "b", -0.4, -0.5, -0.3, 60),
-        ("factor_gap/c", "pair", "c", 0.9, -0.1, 1.5, 70),
-    ).assign(p_holm=[0.0412, 0.001, 0.05], mde=[0.07, 0.2, 0.9])
-    table = surviving(found)
-    assert set(table.index) == {"pair"}  # a name of one's own is kept
-    assert table["factor"].tolist() == ["b", "a"] and table["gap"].tolist() == [-0.4, 0.1]
-    assert table["p (Holm)"].tolist() == [0.001, 0.041] and table["detectable"].tolist() == [0.2, 0.07]
+        ("factor_gap/a", EQUAL_DATA, "a", 0.1, 0.05, 0.15, 50),
+        ("factor_gap/b_c", "mine vs yours", "b_c", -0.4, -0.5, -0.3, 60),
+        ("factor_gap/b_c", EQUAL_DATA, "b_c", np.nan, np.nan, np.nan, 0),
+    )
+    table = factor_table(found.assign(**columns))
+    assert table.columns.tolist() == ["ViT, equal data", "mine vs yours"]  # a name of one's own is kept
+    assert table.loc["a", "ViT, equal data"] == "+0.100* (0.070)"
+    assert table.loc["b c"].tolist() == ["no images", "-0.400* (0.200)"]
+    insignificant = factor_table(found[:1].assign(p_holm=0.05, mde=np.nan))
+    assert insignificant.loc["a"].tolist() == ["+0.100 (?)"]
+    assert factor_table(found[:0]).empty
 
 
 def test_the_papers_numbers_stand_beside_with_their_sign():

@@ -38,7 +38,7 @@ def test_scenes_come_by_split_count_and_seed():
     assert open_world("scenes/val", 20, hierarchy="none").hierarchy is None
 
 
-UNKNOWN = [("scenes/holdout", 20), ("scenes/val", None), ("scenes/val", 0)]
+UNKNOWN = [("scenes/holdout", 20), ("scenes/val", None), ("scenes/val", 0), ("scenes/val", -5)]
 
 
 @pytest.mark.parametrize(("source", "count"), UNKNOWN)
@@ -80,6 +80,20 @@ def test_bool_columns_named_like_factors_are_factors(tmp_path):
     assert world.factors.index.tolist() == world.images["id"][:]
     scene_set("test", 12).save_to_disk(tmp_path / "scenes")
     assert tuple(open_world(str(tmp_path / "scenes")).factors) == FACTOR_NAMES
+
+
+def test_factors_of_ones_and_zeros_count_and_images_without_a_flag_are_not_annotated(tmp_path):
+    made(["cat", "dog"], pose=[1, 0, 0, 1], style=[True, None, False, True]).save_to_disk(tmp_path / "own")
+    world = open_world(str(tmp_path / "own"))
+    assert world.factors["pose"].tolist() == [True, False, True]
+    assert world.factors["style"].tolist() == [True, False, True]
+    assert world.factors.index.tolist() == [world.images["id"][row] for row in (0, 2, 3)]
+
+
+def test_a_column_called_like_a_factor_that_holds_amounts_is_refused(tmp_path):
+    made(["cat", "dog"], larger=[0.5, 0.0, 1.0, 2.0]).save_to_disk(tmp_path / "own")
+    with pytest.raises(InputError, match=r"column .larger., a factor.s name: found .*0\.5.*2\.0"):
+        open_world(str(tmp_path / "own"))
 
 
 @pytest.fixture

@@ -1,7 +1,8 @@
 """Tables, figures and words of the chapter 01_classifiers, from what it recorded."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Mapping
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -33,17 +34,18 @@ def select(table: pd.DataFrame, *metrics: str) -> pd.DataFrame:
     return rows
 
 
-def table_of_models(cards: Iterable[Card], measured: pd.DataFrame) -> pd.DataFrame:
-    """P1's Table 1 for these checkpoints: data, size, accuracy with its interval, calibration error."""
+def table_of_models(cards: Mapping[str, Card], measured: pd.DataFrame) -> pd.DataFrame:
+    """P1's Table 1 for checkpoints by label: data, size, accuracy with its interval, calibration error."""
     rows = []
-    for card in cards:
-        own = measured[measured["model"] == card.role].set_index("metric")
+    for label, card in cards.items():
+        own = measured[measured["model"] == label].set_index("metric")
+        images = card.training.get("images", "unknown")
         accuracy = own.loc["accuracy"]
         rows.append(
             {
-                "model": card.role,
+                "model": label,
                 "trained on": card.training.get("source", "unknown"),
-                "images": f"{card.training['images']:,}" if "images" in card.training else "unknown",
+                "images": f"{images:,}" if isinstance(images, int) else str(images),
                 "accuracy": f"{accuracy['value']:.3f}",
                 "95 % interval": f"{accuracy['ci_low']:.3f} to {accuracy['ci_high']:.3f}",
                 "n": f"{int(accuracy['n']):,}",
@@ -86,13 +88,25 @@ def _place(row: pd.Series) -> str:
     return f"{row['model']}, {row['group']}".replace("_", " ")
 
 
-def surviving(factor_gaps: pd.DataFrame) -> pd.DataFrame:
-    """Factor gaps below 5 % after Holm's correction, largest first, and the gap that could be detected."""
-    kept = factor_gaps[factor_gaps["p_holm"] < 0.05].sort_values("value", key=abs, ascending=False)
-    shown = kept[["group", "value", "ci_low", "ci_high", "n", "p_holm", "mde"]]
-    shown.insert(0, "pair", [_short(pair) for pair in kept["model"]])
-    names = {"group": "factor", "value": "gap", "p_holm": "p (Holm)", "mde": "detectable"}
-    return shown.rename(columns=names).round(3).set_index("pair")
+def factor_table(factor_gaps: pd.DataFrame) -> pd.DataFrame:
+    """Factor by pair: the gap, a star where Holm's p is below 5 %, and in brackets the detectable gap."""
+    if factor_gaps.empty:
+        return pd.DataFrame()
+    shown = factor_gaps.assign(
+        factor=factor_gaps["group"].str.replace("_", " "),
+        pair=[_short(pair) for pair in factor_gaps["model"]],
+        cell=[_gap(row) for row in factor_gaps.to_dict("records")],
+    )
+    table = shown.pivot(index="factor", columns="pair", values="cell")
+    return table[list(dict.fromkeys(shown["pair"]))].rename_axis(columns=None)
+
+
+def _gap(row: dict[str, Any]) -> str:
+    if pd.isna(row["value"]):
+        return "no images"
+    star = "*" if row["p_holm"] < 0.05 else ""
+    detectable = "?" if pd.isna(row["mde"]) else f"{row['mde']:.3f}"
+    return f"{row['value']:+.3f}{star} ({detectable})"
 
 
 def beside_paper(gaps: pd.DataFrame) -> pd.DataFrame:

@@ -135,7 +135,7 @@ def _record(study: Study, table: pd.DataFrame, seed: int) -> pd.DataFrame:
 
 def _key(metric: str, model: str) -> str | None:
     """The short key under which the first page shows a fine-grained gap, such as fine_gap_vit_equal_data."""
-    pair = re.fullmatch(r"(\w+)-Real vs \w+-Syn \((.+)\)", model)
+    pair = re.fullmatch(r"(\w+)-Real vs \1-Syn \((.+)\)", model)
     if metric != "fine_grained_gap" or not pair:
         return None
     return f"fine_gap_{pair[1].lower()}_{pair[2].replace(' ', '_')}"

@@ -18,6 +18,7 @@ from synreal.data.compose import compose, sprite_row
 from synreal.data.factors import FACTOR_NAMES, Factors, draw_factors, flags, stream
 from synreal.data.imageset import from_arrays
 from synreal.data.sprites import CLASS_NAMES, load_sprites
+from synreal.errors import InputError
 
 
 def render(
@@ -76,8 +77,19 @@ def scene_set(
 
 
 def factor_table(images: Dataset, factors: Sequence[str] = FACTOR_NAMES) -> pd.DataFrame:
-    """The factors' flags of an image set that carries them: bool, one column each, indexed by image id."""
-    return images.select_columns(["id", *factors]).to_pandas().set_index("id").astype(bool)
+    """The factors' flags of an image set that carries them: bool, one column each, indexed by image id.
+
+    Images of which a flag is missing are left out: they are not annotated.
+    Raises InputError for a column that holds anything else than true and false, or 0 and 1.
+    """
+    table = images.select_columns(["id", *factors]).to_pandas().set_index("id")
+    for name in factors:
+        if other := sorted(set(table[name].dropna().tolist()) - {0, 1}):
+            raise InputError(
+                f"column {name!r}, a factor's name: found {other[:3]}, expected true or false, or 0 or 1; "
+                "rename it if it is something else"
+            )
+    return table.dropna().astype(bool)
 
 
 cv2.setNumThreads(1)  # images this small are composed faster, and reproducibly, on one thread

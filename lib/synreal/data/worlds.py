@@ -61,9 +61,10 @@ def open_world(
     """
     place = expanded(source)
     if match := _SCENES.fullmatch(place):
-        if match[1] not in SPLITS or not count:
+        if match[1] not in SPLITS or (count or 0) < 1:
+            splits = ", ".join(SPLITS)
             raise InputError(
-                f"{source}: expected scenes/ and one of {', '.join(SPLITS)}, with a count above 0"
+                f"{source}: found count {count}; expected scenes/ and one of {splits}, with a count above 0"
             )
         images = scene_set(match[1], count, seed)
     else:
@@ -101,7 +102,8 @@ def _factors(place: str, images: Dataset) -> pd.DataFrame | None:
     """ImageNet-X's annotations, or the factor columns that the set itself carries."""
     if _preset(place) == "imagenetx":
         return imagenet_x_factors()
-    carried = [name for name in FACTOR_NAMES if getattr(images.features.get(name), "dtype", "") == "bool"]
+    kinds = {name: getattr(images.features.get(name), "dtype", "") for name in FACTOR_NAMES}
+    carried = [name for name, kind in kinds.items() if kind.startswith(("bool", "int", "uint", "float"))]
     return factor_table(images, carried) if carried else None
 
 
