@@ -69,6 +69,8 @@ def parameter(declaration: str):
     ("declaration", "text", "value"),
     [
         ("x: int = 1", "7", 7),
+        ("x: int = 1", "-10_000", -10_000),
+        ("x: int = 1", "0", 0),
         ("x: float = 1.0", "7", 7.0),
         ("x: float = 1.0", "1e-3", 0.001),
         ("x: float = 1.0", "-2.5e4", -25000.0),
@@ -94,6 +96,8 @@ def test_text_of_the_command_line_becomes_the_declared_type(declaration, text, v
     ("declaration", "text"),
     [
         ("x: int = 1", "1.0"),
+        ("x: int = 1", "010"),  # 8 in YAML 1.1
+        ("x: int = 1", "1:30"),  # 90 there
         ("x: int = 1", "true"),
         ("x: int = 1", "'7'"),
         ("x: float = 1.0", "fast"),

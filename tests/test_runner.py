@@ -109,6 +109,28 @@ def test_finished_notebook_is_kept_until_its_source_changes(notebook, tmp_path, 
     assert text_of(folder) == "new source\n" and (folder / "results.jsonl").read_text() == ""
 
 
+def test_finished_notebook_is_kept_until_the_files_that_it_names_change(notebook, tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.txt").write_text("a")
+    options = {"out": tmp_path / "run", "given": [("names", f"[none, 'imagenet1k:{tmp_path}/photos']")]}
+    folder = run(notebook(), **options)
+    before = finished(folder)
+    run(notebook(), **options)
+    assert finished(folder) == before
+    (tmp_path / "photos" / "b.txt").write_text("b")
+    run(notebook(), **options)
+    assert finished(folder)["sources"]["inputs"] != before["sources"]["inputs"]
+
+
+def test_a_run_goes_on_only_with_the_packages_that_it_began_with(notebook, tmp_path):
+    folder = run(notebook(), out=tmp_path / "run")
+    about = json.loads((folder / "run.json").read_text())
+    about["environment"]["packages"]["torch"] = "1.0"
+    (folder / "run.json").write_text(json.dumps(about))
+    with pytest.raises(InputError, match=r"this run began with torch 1\.0, now it is "):
+        run(notebook(), out=tmp_path / "run")
+
+
 def test_rows_are_replaced_not_doubled(notebook, tmp_path):
     path = notebook(records=True)
     folder = run(path, notebook(name="other", records=True), out=tmp_path / "run")

@@ -7,12 +7,14 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from synreal.book.parameters import read_notebook
-from synreal.paths import repository_root, zoo_dir
+from synreal.paths import located, repository_root, zoo_dir
+
+ZOO_FILES = {".yaml", ".json", ".safetensors", ".parquet"}  # what ships there, not what is made from it
 
 
 def describe_environment() -> dict[str, Any]:
@@ -73,15 +75,37 @@ def _git(*arguments: str) -> str | None:
     return done.stdout.strip()
 
 
-def source_hashes(notebook: Path) -> dict[str, str]:
-    """sha256 of the notebook's cells (not their outputs), of the library, and of the checkpoints' cards."""
+def source_hashes(notebook: Path, values: Mapping[str, Any]) -> dict[str, str]:
+    """sha256 of all that a notebook's result depends on besides its parameters' `values`.
+
+    These are its cells (not their outputs), the library, the zoo, and the files that parameters name, of
+    which path, size and time of change count.
+    """
     package = Path(__file__).resolve().parents[1]
     library = [p for p in package.rglob("*") if p.is_file() and "__pycache__" not in p.parts]
     return {
         "notebook": _hash_cells(notebook),
         "library": _hash_files(library, package),
-        "zoo": _hash_files(zoo_dir().rglob("*.yaml"), zoo_dir()),
+        "zoo": _hash_files((p for p in zoo_dir().rglob("*") if p.suffix in ZOO_FILES), zoo_dir()),
+        "inputs": _hash_stamps(_named_files(values)),
     }
+
+
+def _named_files(value: Any) -> Iterator[Path]:
+    """The files of each place outside the zoo that a parameter names, alone or as in `imagenet1k:folder`."""
+    if isinstance(value, Mapping | list):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from _named_files(part)
+    elif isinstance(value, str):
+        texts = {os.path.expandvars(text) for text in (value, value.partition(":")[2]) if text}
+        for place in (Path(located(text)) for text in texts if "$" not in text):
+            if zoo_dir() not in place.absolute().parents:
+                yield from place.rglob("*") if place.is_dir() else [place]
+
+
+def _hash_stamps(paths: Iterable[Path]) -> str:
+    stamps = sorted(f"{p} {p.stat().st_size} {p.stat().st_mtime_ns}" for p in paths if p.is_file())
+    return hashlib.sha256("\n".join(stamps).encode()).hexdigest()
 
 
 def _hash_cells(notebook: Path) -> str:

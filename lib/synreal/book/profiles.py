@@ -21,7 +21,8 @@ Values = dict[str, Any]
 
 
 class StrictYaml(yaml.SafeLoader):
-    """Safe YAML in which 1e-3 is a number (YAML 1.1 wants 1.0e-3) and a key given twice is an error."""
+    """Safe YAML in which 1e-3 is a number (YAML 1.1 wants 1.0e-3), 010 is not 8 and 1:30 not 90, and a key
+    given twice is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
@@ -33,6 +34,13 @@ class StrictYaml(yaml.SafeLoader):
 
 
 SCIENTIFIC = re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$")
+INTEGER = re.compile(r"^[-+]?(0|[1-9][0-9_]*)$")
+INT = "tag:yaml.org,2002:int"
+StrictYaml.yaml_implicit_resolvers = {
+    first: [(tag, form) for tag, form in forms if tag != INT]
+    for first, forms in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+StrictYaml.add_implicit_resolver(INT, INTEGER, list("-+0123456789"))
 StrictYaml.add_implicit_resolver("tag:yaml.org,2002:float", SCIENTIFIC, list("-+0123456789"))
 
 

@@ -22,7 +22,7 @@ from typing import Any
 
 import yaml
 
-from synreal.book.environment import describe_environment, git_state
+from synreal.book.environment import describe_environment, git_state, package_versions
 from synreal.errors import InputError
 from synreal.paths import repository_root
 
@@ -85,7 +85,7 @@ class RunFolder:
             yield
 
     def check_configuration(self, configuration: Mapping[str, Values]) -> None:
-        """Raises InputError naming the first parameter in which an earlier run in this folder differs."""
+        """Raises InputError naming the first parameter or package in which an earlier run here differs."""
         for name, values in configuration.items():
             path = self.path / "parameters" / f"{name}.yaml"
             earlier = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else values
@@ -95,6 +95,13 @@ class RunFolder:
                         f"--out {self.path}: this run has {name} with {key} = {earlier.get(key)!r}, "
                         f"now it is {values.get(key)!r}; name another folder, or go back to the old value"
                     )
+        packages = self.described().get("environment", {}).get("packages", {})
+        for name, now in package_versions().items() if packages else ():
+            if packages.get(name) != now:
+                raise InputError(
+                    f"--out {self.path}: this run began with {name} {packages.get(name)}, now it is {now}; "
+                    "name another folder, or install what requirements.lock says"
+                )
         profiles = {values["profile"] for values in configuration.values()}
         if self.described() and profiles != {self.described()["profile"]}:
             raise InputError(

@@ -119,7 +119,7 @@ def run(
 
 
 def _run_one(notebook: Path, values: Values, folder: RunFolder, progress: bool) -> None:
-    wanted = {"parameters": dict(values), "sources": source_hashes(notebook)}
+    wanted = {"parameters": dict(values), "sources": source_hashes(notebook, values)}
     earlier = folder.finished(notebook.stem)
     if earlier and all(earlier[key] == value for key, value in wanted.items()):
         print(f"{notebook.stem}: finished before in {earlier['seconds']:.0f} s, kept", file=sys.stderr)

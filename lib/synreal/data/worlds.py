@@ -61,7 +61,7 @@ def open_world(
     """
     place = expanded(source)
     if match := _SCENES.fullmatch(place):
-        if match[1] not in SPLITS or (count or 0) < 1:
+        if match[1] not in SPLITS or count is None or count < 1:
             splits = ", ".join(SPLITS)
             raise InputError(
                 f"{source}: found count {count}; expected scenes/ and one of {splits}, with a count above 0"
