@@ -107,7 +107,7 @@ def book(
 @app.command()
 def synbench(
     real: Annotated[
-        str, typer.Option(help="Real images: a folder, file, hub:NAME, PRESET:FOLDER or scenes/SPLIT.")
+        str, typer.Option(help="Real images: a folder, file, hub:NAME#SPLIT, PRESET:FOLDER or scenes/SPLIT.")
     ],
     synthetic: Annotated[list[str], typer.Option(metavar="NAME=PLACE", help="A synthetic set. Repeatable.")],
     out: Annotated[Path, typer.Option(help="Folder for the report.")],
