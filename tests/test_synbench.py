@@ -391,6 +391,23 @@ def test_a_vlm_is_asked_about_the_persons_that_a_detector_finds(monkeypatch):
     assert isinstance(overlap, PersonOverlap) and overlap.fingerprint != blocking.fingerprint
 
 
+def test_a_detector_that_takes_class_names_finds_persons_where_nobody_else_does(monkeypatch):
+    class Published:
+        def __init__(self, name, class_names, device):
+            own = {"yolov5su.pt": ("person", "car"), "cars.pt": ("car",)}
+            self.class_names, self.fingerprint = own.get(name) or tuple(class_names), name
+
+    monkeypatch.setattr("synreal.synbench.backends.published_detector", Published)
+    world = "yolov8s-worldv2.pt"
+    for names in (["bag", "coat"], ["person", "bag"]):
+        [scale, _, _] = open_measures(names, detector=world)
+        assert scale.detector.class_names == tuple(dict.fromkeys([*names, "person"]))
+    [scale, _, _] = open_measures(["bag"], detector=world, persons="yolov5su.pt")
+    assert scale.detector.class_names == ("bag",)
+    with pytest.raises(InputError, match=r"persons: 'cars.pt' finds \[car\], expected .* finds 'person'"):
+        open_measures(["bag"], detector=world, persons="cars.pt")
+
+
 def test_a_vlm_is_an_endpoint_or_a_folder(monkeypatch, tmp_path):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     assert open_vlm("llava@http://localhost:8000/v1").name == "llava at http://localhost:8000/v1"
