@@ -113,6 +113,15 @@ def test_a_judge_that_cannot_tell_two_classes_identifies_nothing():
     assert row_of(table, "condition_number")["value"] == condition_number(real)
 
 
+def test_a_judge_with_one_answer_identifies_nothing_and_leaves_only_finite_numbers():
+    always = np.tile([1.0, 0, 0, 0], (4, 1))
+    real = real_set(judge=always)
+    table = corrected_consistency(real, replace(real, image_set="synthetic"), draws=5)
+    assert condition_number(real) == np.inf and table["value"].isna().all()
+    assert row_of(table)["note"] == "not identified: condition number inf > 20"
+    assert row_of(table, "condition_number")["note"] == "infinite: the judge's confusion has no inverse"
+
+
 def test_the_order_of_images_and_clusters_of_one_make_no_difference():
     real, (synthetic, _) = real_set(400), synthetic_set([0.2] * 4, n=400)
     order = np.random.default_rng(0).permutation(400)

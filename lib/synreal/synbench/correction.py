@@ -62,7 +62,7 @@ def corrected_consistency(
     """One row per metric and group, with the columns of `evaluate.report`.
 
     Metrics: corrected_consistency, over all images and per class asked for; confidence_gap (see above);
-    condition_number of the judge's confusion P, at least 1. Intervals are 95 % percentile bootstraps that
+    condition_number of the judge's confusion P, at least 1, NaN where P is singular. Intervals are 95 % percentile bootstraps that
     resample both sets, whole clusters where given. Where the condition number is above LARGEST_CONDITION the
     confusion does not identify the shares: values and bounds are NaN and `note` says so.
 
@@ -87,8 +87,9 @@ def corrected_consistency(
         for i, (metric, group) in enumerate(groups)
         if n[i]
     ]
-    known = {"metric": "condition_number", "group": "all", "value": condition, "n": len(real)}
-    table = pd.DataFrame([*rows, known | {"interval": "", "note": ""}])
+    singular = "" if np.isfinite(condition) else "infinite: the judge's confusion has no inverse"
+    known = {"metric": "condition_number", "group": "all", "n": len(real), "interval": "", "note": singular}
+    table = pd.DataFrame([*rows, known | {"value": np.nan if singular else condition}])
     return table.assign(model=synthetic.model, data=synthetic.image_set)[COLUMNS]
 
 
