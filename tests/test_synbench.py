@@ -1,6 +1,6 @@
 """Measured once, compared, judged: what the SynBench page and chapter are made of."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -125,6 +125,9 @@ def test_groups_and_clusters_are_checked_before_measuring():
     groups = World("real", world().images, Hierarchy("h", {"animal": ("cat", "cow")}), None)
     with pytest.raises(InputError, match="'dog'.* are in no group"):
         check_worlds(groups, [world(name="a")])
+    for part in (world(classes=("all", "dog")), replace(world(), hierarchy=Hierarchy("h", {"all": PETS}))):
+        with pytest.raises(InputError, match="real: a class or coarse group is called 'all'"):
+            check_worlds(part, [replace(part, name="a")])
     few = open_world("scenes/val", 5, name="few")
     with pytest.raises(InputError, match="clusters: found .*, expected at least 10"):
         check_worlds(open_world("scenes/val", 40), [few])

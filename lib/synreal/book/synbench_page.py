@@ -24,8 +24,8 @@ from synreal.synbench.compare import statistics_of
 from synreal.synbench.grained import STATISTICS, answers, group_confusions
 from synreal.synbench.judged import Consistency
 from synreal.synbench.measure import Measure
-from synreal.synbench.numbers import ALL, all_numbers
-from synreal.synbench.study import Measured, check_worlds, measure_all
+from synreal.synbench.numbers import all_numbers
+from synreal.synbench.study import ALL, Measured, check_worlds, groups_of, measure_all
 from synreal.synbench.thresholds import Thresholds, check_known, check_thresholds
 
 PACKAGES = ("synreal", "numpy", "pillow", "torch", "timm", "ultralytics")  # that values depend on
@@ -58,7 +58,7 @@ def synbench(
     """
     _check_measures(measures)
     check_worlds(real, synthetic)
-    check_known(thresholds or {}, _statistics(measures), _groups(real))
+    check_known(thresholds or {}, _statistics(measures), groups_of(real))
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: found a file, expected a folder for the report; name another one")
     measured = [measure_all(world, measures) for world in (real, *synthetic)]
@@ -105,10 +105,6 @@ def _check_measures(measures: Sequence[Measure]) -> None:
 
 def _statistics(measures: Sequence[Measure]) -> dict[str, list[str]]:
     return {m.name: statistics_of(m) + STATISTICS * isinstance(m, Consistency) for m in measures}
-
-
-def _groups(real: World) -> list[str]:
-    return [*class_names(real.images), *(real.hierarchy.groups if real.hierarchy else [])]
 
 
 def _judged(

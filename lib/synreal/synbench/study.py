@@ -18,6 +18,7 @@ from synreal.evaluate.statistics import cluster_codes
 from synreal.paths import cache_dir
 from synreal.synbench.measure import Measure
 
+ALL = "all"  # the whole set, where tables name classes and coarse groups
 REAL = "real"  # what figures call the real set, whatever its name
 
 
@@ -61,8 +62,8 @@ def measure_all(world: World, measures: Sequence[Measure]) -> Measured:
 def check_worlds(real: World, synthetic: Sequence[World]) -> None:
     """Raises InputError for what would spoil a comparison after everything was measured.
 
-    That is: no synthetic set, two sets of one name, classes that differ or are in no coarse group, and too
-    few clusters for an interval.
+    That is: no synthetic set, two sets of one name, classes that differ or are in no coarse group, a class or
+    coarse group called as tables call the whole set, and too few clusters for an interval.
     """
     if not synthetic:
         raise InputError("synthetic sets: found none, expected at least one")
@@ -71,10 +72,20 @@ def check_worlds(real: World, synthetic: Sequence[World]) -> None:
         raise InputError(f"synthetic sets: the names {bad} are taken; expected another name for each set")
     for other in synthetic:
         check_same_classes(real, other)
+    if ALL in groups_of(real):
+        raise InputError(
+            f"{real.name}: a class or coarse group is called {ALL!r}, which stands for the whole set in "
+            "every table; rename it"
+        )
     if real.hierarchy is not None:
         real.hierarchy.members(class_names(real.images))
     for world in (real, *synthetic):
         cluster_codes(world.clusters, pd.Index(world.images["id"][:]))
+
+
+def groups_of(world: World) -> list[str]:
+    """Its classes and coarse groups: what numbers are given for besides ALL."""
+    return [*class_names(world.images), *(world.hierarchy.groups if world.hierarchy else [])]
 
 
 def check_same_classes(real: World, synthetic: World) -> None:
