@@ -21,7 +21,7 @@ from synreal.synbench.compare import compare_all, compare_by_class, statistics_o
 from synreal.synbench.consistency import consistency_gap
 from synreal.synbench.correction import corrected_consistency
 from synreal.synbench.extremes import extremes, pictures
-from synreal.synbench.grained import STATISTICS, disagreements, fine_grained, group_confusions
+from synreal.synbench.grained import disagreements, fine_grained, group_confusions, groups_by_statistic
 from synreal.synbench.judged import Consistency
 from synreal.synbench.lightness import Brightness
 from synreal.synbench.measure import YES_NO
@@ -224,7 +224,7 @@ def test_pictures_are_those_rows():
     ("interval", "verdict"),
     [
         ((0.8, 1.2), "pass"), ((0.79, 1.0), "undecided"), ((1.0, 1.21), "undecided"), ((0.1, 0.79), "fail"),
-        ((1.21, 2.0), "fail"), ((0.0, 3.0), "undecided"), ((np.nan, np.nan), "undecided"),
+        ((1.21, 2.0), "fail"), ((0.0, 3.0), "undecided"), ((np.nan, np.nan), "missing"),
     ],
 )  # fmt: skip
 def test_a_verdict_needs_the_whole_interval(interval, verdict):
@@ -251,17 +251,30 @@ def test_malformed_files_are_refused_by_name(tmp_path, text):
         read_thresholds(tmp_path / "absent.yaml")
 
 
+@pytest.mark.parametrize(
+    ("text", "twice"), [("x: {max: 1}\ny: {max: 1}\nx: {max: 2}", "x"), ("x: {min: 1, min: 2}", "min")]
+)
+def test_repeated_keys_are_refused(tmp_path, text, twice):
+    (tmp_path / "limits.yaml").write_text(text)
+    with pytest.raises(InputError, match=rf"limits.yaml: found \[{twice}\] more than once"):
+        read_thresholds(tmp_path / "limits.yaml")
+
+
 def test_thresholds_on_what_is_not_measured_are_refused():
-    known = ({"scale": ["ks", "mean_difference"]}, ["cat"])
-    check_known({"scale/ks": Range(max=1), "scale/ks/cat": Range(max=1)}, *known)
+    known = {"scale": {"ks": ["all", "cat"], "mean_difference": ["all"], "inside": ["pets"]}}
+    keys = ("scale/ks", "scale/ks/cat", "scale/mean_difference", "scale/inside/pets")
+    check_known({key: Range(max=1) for key in keys}, known)
     for key, message in {
         "brightness/ks": r"one of the measures, \[scale\]",
-        "scale/kz": r"statistics of scale, \[ks, mean_difference\]",
+        "scale/kz": r"statistics of scale, \[ks, mean_difference, inside\]",
         "scale": "statistics of scale",
-        "scale/ks/cow": r"classes and coarse groups, \[cat\]",
+        "scale/ks/cow": r"classes or coarse groups that ks is given for, \[cat\]",
+        "scale/ks/all": r"that ks is given for, \[cat\]",
+        "scale/mean_difference/cat": "that mean_difference is given for",
+        "scale/inside": r"that inside is given for, \[pets\]",
     }.items():
         with pytest.raises(InputError, match=message):
-            check_known({key: Range(max=1)}, *known)
+            check_known({key: Range(max=1)}, known)
 
 
 def test_every_set_meets_every_threshold_by_group():
@@ -302,7 +315,9 @@ def test_the_fine_grained_table_holds_gaps_values_and_the_correction():
         assert table.loc[(f"{metric}_difference", "cat"), "p_holm"] == gap.loc[(metric, "cat"), "p_holm"]
     corrected = corrected_consistency(real, other, draws=100).set_index(["metric", "group"])
     assert table.loc[("corrected_consistency", "all"), "value"] == corrected["value"].iloc[0]
-    assert table.index.is_unique and set(table.index.get_level_values(0)) == set(STATISTICS)
+    assert table.index.is_unique
+    known = groups_by_statistic(CLASSES, GROUPS) | {"condition_number": ["all"]}
+    assert set(table.index) == {(name, group) for name, groups in known.items() for group in groups}
     bare = fine_grained(real, other, draws=20)
     assert set(bare["statistic"]) == {"corrected_consistency", "confidence_gap", "condition_number"}
 

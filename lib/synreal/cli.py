@@ -136,7 +136,8 @@ def synbench(
 ) -> None:
     """Say where synthetic image sets fall short of a real one, by how much, and which images show it.
 
-    Exit status: 0 all thresholds hold or are undecided, 1 a threshold or a measure failed, 2 bad input.
+    Exit status: 0 all thresholds hold or are undecided, 1 a threshold or a measure failed or a threshold has
+    no interval to decide on, 2 bad input.
     """
     places = named_places("--synthetic", synthetic, "sd15=images/")
     from synreal.book.synbench_page import synbench as run_synbench

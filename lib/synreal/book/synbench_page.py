@@ -21,11 +21,11 @@ from synreal.data.worlds import World
 from synreal.errors import InputError
 from synreal.evaluate.predictions import Predictions
 from synreal.synbench.compare import statistics_of
-from synreal.synbench.grained import STATISTICS, answers, group_confusions
+from synreal.synbench.grained import answers, group_confusions, groups_by_statistic
 from synreal.synbench.judged import Consistency
 from synreal.synbench.measure import Measure
 from synreal.synbench.numbers import all_numbers
-from synreal.synbench.study import ALL, Measured, check_worlds, groups_of, measure_all
+from synreal.synbench.study import ALL, Measured, check_worlds, measure_all
 from synreal.synbench.thresholds import Thresholds, check_known, check_thresholds
 
 PACKAGES = ("synreal", "numpy", "pillow", "torch", "timm", "ultralytics")  # that values depend on
@@ -58,7 +58,7 @@ def synbench(
     """
     _check_measures(measures)
     check_worlds(real, synthetic)
-    check_known(thresholds or {}, _statistics(measures), groups_of(real))
+    check_known(thresholds or {}, _known(real, measures))
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: found a file, expected a folder for the report; name another one")
     measured = [measure_all(world, measures) for world in (real, *synthetic)]
@@ -103,8 +103,13 @@ def _check_measures(measures: Sequence[Measure]) -> None:
         raise InputError(f"measures: found {names}, expected different ones, at least one")
 
 
-def _statistics(measures: Sequence[Measure]) -> dict[str, list[str]]:
-    return {m.name: statistics_of(m) + STATISTICS * isinstance(m, Consistency) for m in measures}
+def _known(real: World, measures: Sequence[Measure]) -> dict[str, dict[str, list[str]]]:
+    """By measure and statistic, the groups that it will be given for."""
+    classes = class_names(real.images)
+    found = {m.name: {name: [ALL, *classes] for name in statistics_of(m)} for m in measures}
+    for judge in (m for m in measures if isinstance(m, Consistency)):
+        found[judge.name] |= groups_by_statistic(classes, real.hierarchy)
+    return found
 
 
 def _judged(

@@ -72,7 +72,7 @@ def check_worlds(real: World, synthetic: Sequence[World]) -> None:
         raise InputError(f"synthetic sets: the names {bad} are taken; expected another name for each set")
     for other in synthetic:
         check_same_classes(real, other)
-    if ALL in groups_of(real):
+    if ALL in (*class_names(real.images), *(real.hierarchy.groups if real.hierarchy else ())):
         raise InputError(
             f"{real.name}: a class or coarse group is called {ALL!r}, which stands for the whole set in "
             "every table; rename it"
@@ -81,11 +81,6 @@ def check_worlds(real: World, synthetic: Sequence[World]) -> None:
         real.hierarchy.members(class_names(real.images))
     for world in (real, *synthetic):
         cluster_codes(world.clusters, pd.Index(world.images["id"][:]))
-
-
-def groups_of(world: World) -> list[str]:
-    """Its classes and coarse groups: what numbers are given for besides ALL."""
-    return [*class_names(world.images), *(world.hierarchy.groups if world.hierarchy else [])]
 
 
 def check_same_classes(real: World, synthetic: World) -> None:
