@@ -391,6 +391,7 @@ def test_a_zero_shot_judge_answers_among_the_classes_of_the_set(tmp_path):
         ({"detector": "absent.pt"}, "absent.pt: set the environment variable SYNREAL_DETECTOR_DIR"),
         ({"vlm": "gpt@http://x"}, "name persons or a detector"),
         ({"persons": "yolov5su.pt"}, "name a detector, or a vlm"),
+        ({"restricted": True}, "restricted: found no judge"),
     ],
 )
 def test_backends_that_cannot_be_had_are_refused_at_once(options, message, monkeypatch):

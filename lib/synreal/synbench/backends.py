@@ -36,9 +36,9 @@ def open_measures(
     if it takes class names. vlm: who is asked whether a person covers the object (`open_vlm`); without one,
     boxes decide. restricted: the judge answers among these classes alone, not among all it knows.
     Raises InputError when something named cannot be loaded, the judge does not know a class, who finds
-    persons does not know them, or persons or a vlm are named without what they need.
+    persons does not know them, or restricted, persons or a vlm come without what they need.
     """
-    _check_together(detector, persons, vlm)
+    _check_together(judge, detector, persons, vlm, restricted)
     measures: list[Measure] = [_judge(judge, class_names, restricted, device)] if judge else []
     vocabulary = list(class_names) if persons else list(dict.fromkeys([*class_names, PERSON]))
     objects = LastSeen(_detector(detector, device, vocabulary)) if detector else None
@@ -73,7 +73,11 @@ def open_vlm(name: str, device: str = "cpu") -> Judge:
     return Endpoint(model, url, "OPENAI_API_KEY" if "OPENAI_API_KEY" in os.environ else None)
 
 
-def _check_together(detector: str | None, persons: str | None, vlm: str | None) -> None:
+def _check_together(
+    judge: str | None, detector: str | None, persons: str | None, vlm: str | None, restricted: bool
+) -> None:
+    if restricted and not judge:
+        raise InputError("restricted: found no judge whose answers to restrict; name a judge")
     if vlm and not (detector or persons):
         raise InputError(f"vlm: {vlm!r} is asked about images with a person; name persons or a detector")
     if persons and not (detector or vlm):
