@@ -248,6 +248,12 @@ def test_a_report_without_any_measure_still_says_why(tmp_path):
     assert summary(outcome)["synthetic"] == {} and "ValueError: broken" in Page(outcome.page).text
 
 
+def test_names_are_shown_as_they_are_and_not_set_as_formulas(tmp_path):
+    sets = [other(name="$x^$ at 5"), other(name="$x^$")]
+    outcome = synbench(world(), sets, [Brightness()], tmp_path, draws=20)
+    assert outcome.passed and "$x^$ at 5, $x^$" in Page(outcome.page).text
+
+
 def test_a_second_run_computes_nothing_again(tmp_path):
     measure = Fake(counting)
     first = synbench(world(), [other()], [measure], tmp_path, draws=20)
@@ -287,7 +293,8 @@ def test_bad_input_is_refused_before_anything_is_measured(tmp_path):
             "real": pets,
             "synthetic": [replace(pets, name="a")],
         },
-        "found a file": {"out": tmp_path / "file"},
+        "file: found a file": {"out": tmp_path / "file"},
+        "file: found a file, expected a folder": {"out": tmp_path / "file" / "deep" / "report"},
         "expected different ones": {"measures": [measure, measure]},
         "at least one": {"measures": []},
     }

@@ -139,6 +139,9 @@ def synbench(
     Exit status: 0 all thresholds hold or are undecided, 1 a threshold or a measure failed or a threshold has
     no interval to decide on, 2 bad input.
     """
+    for option, number, least in (("--images", images, 1), ("--draws", draws, 1), ("--seed", seed, 0)):
+        if not least <= number < 2**32:
+            raise InputError(f"{option}: found {number}, expected {least} or more, below 2**32")
     places = named_places("--synthetic", synthetic, "sd15=images/")
     from synreal.book.synbench_page import synbench as run_synbench
     from synreal.data.imageset import class_names

@@ -54,13 +54,13 @@ def synbench(
 
     Values are kept on disk measure by measure, so that an interrupted run goes on. Raises InputError, before
     anything is measured, when there is no measure or two of one name, a threshold asks for something else,
-    `out` is a file, and as `check_worlds`.
+    `out` is a file or below one, and as `check_worlds`.
     """
     _check_measures(measures)
     check_worlds(real, synthetic)
     check_known(thresholds or {}, _known(real, measures))
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out}: found a file, expected a folder for the report; name another one")
+    if file := next((part for part in (out, *out.parents) if part.exists() and not part.is_dir()), None):
+        raise InputError(f"{file}: found a file, expected a folder for the report; name another one")
     measured = [measure_all(world, measures) for world in (real, *synthetic)]
     return report(measured[0], measured[1:], measures, out, thresholds or {}, draws, seed)
 
@@ -86,7 +86,7 @@ def report(
     _write_numbers(out, sets, table, judged)
     kept = [measure for measure in measures if measure.name in set(table["measure"])]
     (out / "summary.json").write_text(_summary(real, kept, table, outcome))
-    with plt.rc_context():
+    with plt.rc_context({"text.parse_math": False}):  # names may hold dollars
         plots.use_style()
         sections = [section(m, real, synthetic, table, judged.get(m.name), seed) for m in kept]
     outcome.page.write_text(
