@@ -92,6 +92,19 @@ def test_values_are_computed_once_and_kept_for_the_same_images_and_settings():
     assert measure.taken == [40, 40, 40]
 
 
+def test_values_that_a_judge_left_open_are_not_kept():
+    class Silent(Fake):
+        def values(self, images):
+            found = super().values(images)
+            found.attrs["unanswered"] = 2 - len(self.taken)
+            return found
+
+    measure = Silent(np.arange(40.0))
+    for _ in range(3):
+        assert measure_all(world(), [measure]).values["made"].tolist() == list(range(40))
+    assert measure.taken == [40, 40]
+
+
 def test_a_measure_that_fails_leaves_the_others_and_is_taken_again():
     good, bad = Fake(np.arange(40.0), "good"), Fake(InputError("no answer"), "bad")
     found = measure_all(world(), [bad, good])

@@ -44,6 +44,7 @@ def measure_all(world: World, measures: Sequence[Measure]) -> Measured:
     """Every measure's values on the images of `world`, each computed at most once.
 
     A measure that fails is named in `failures`, and the others go on: nothing that was measured is lost.
+    Values with images that a judge left unanswered are measured again the next time.
     """
     ids = pd.Index(world.images["id"][:], name="id")
     names = np.array(class_names(world.images))
@@ -99,6 +100,8 @@ def _values(measure: Measure, world: World, content: str) -> pd.Series:
     if path.exists():
         return pd.read_parquet(path)["value"]
     values = measure.values(world.images)
+    if values.attrs.get("unanswered"):
+        return values
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.unfinished")
     values.rename("value").to_frame().to_parquet(unfinished)
