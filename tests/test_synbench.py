@@ -253,7 +253,7 @@ def test_open_sides_always_hold():
     "text",
     [
         "", "a list", "- a", "x: 1", "x: {}", "x: {min: 2, max: 1}", "x: {mni: 1}", "x: {min: yes}",
-        "x: {min: '1'}", "x: {min: .nan}", "x: {min: 1", "1: {min: 1}",
+        "x: {min: '1'}", "x: {min: .nan}", "x: {min: 1", "1: {min: 1}", "? [a]\n: {min: 1}",
     ],
 )  # fmt: skip
 def test_malformed_files_are_refused_by_name(tmp_path, text):

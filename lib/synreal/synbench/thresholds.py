@@ -112,7 +112,7 @@ def _repeated(node: yaml.Node | None) -> list[str]:
     """The keys that a mapping holds twice: YAML would keep the last of them and say nothing."""
     if not isinstance(node, yaml.MappingNode):
         return []
-    names = [key.value for key, _ in node.value]
+    names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
     inside = [name for _, value in node.value for name in _repeated(value)]
     return [name for name in dict.fromkeys(names) if names.count(name) > 1] + inside
 
