@@ -165,6 +165,11 @@ def test_synbench_is_status_1_when_a_threshold_or_a_measure_fails(synreal, gener
         (["--hierarchy", "absent.yaml"], "absent.yaml: no such file"),
         (["--unreadable", "mend"], "'mend' is not one of"),
         (["--vlm", "gpt@http://localhost"], "name persons or a detector"),
+        (["--restricted"], "restricted: found no judge"),
+        (["--seed", "-1"], "--seed: found -1, expected 0 or more"),
+        (["--seed", str(2**32)], "below 2**32"),
+        (["--images", "-5"], "--images: found -5, expected 1 or more"),
+        (["--draws", "0"], "--draws: found 0, expected 1 or more"),
     ],
 )
 def test_synbench_refuses_bad_input_before_measuring(synreal, generated, options, message):

@@ -63,7 +63,7 @@ def test_known_label_noise_is_recovered_where_the_raw_rate_misses_it():
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.25])
-def test_the_estimate_is_unbiased_and_its_interval_covers_at_small_n(noise):
+def test_with_enough_real_images_the_bias_is_small_and_the_interval_covers(noise):
     rows, truths = [], []
     for seed in range(40):
         synthetic, truth = synthetic_set([noise] * 4, n=200, seed=seed)
@@ -73,6 +73,21 @@ def test_the_estimate_is_unbiased_and_its_interval_covers_at_small_n(noise):
     assert abs(errors.mean()) < 3 * errors.std() / np.sqrt(len(errors))
     covered = [row["ci_low"] <= truth <= row["ci_high"] for row, truth in zip(rows, truths, strict=True)]
     assert np.mean(covered) > 0.85  # 40 intervals of 95 %
+
+
+def test_few_real_images_bias_the_estimate_and_the_note_says_so():
+    errors = {}
+    for n in (80, 800):  # 20 and 200 of each class
+        rows = [
+            row_of(corrected_consistency(real_set(n, seed=s), synthetic_set([0] * 4, seed=s)[0], draws=1))
+            for s in range(100, 200)
+        ]
+        errors[n] = np.array([row["value"] for row in rows if np.isfinite(row["value"])]) - 1
+    assert errors[80].mean() > 3 * errors[80].std() / np.sqrt(len(errors[80])) > 0
+    assert abs(errors[800].mean()) < 0.02 < errors[80].mean()
+    table = corrected_consistency(real_set(399), synthetic_set([0.2] * 4)[0], draws=20)
+    assert row_of(table)["note"] == row_of(table, "confidence_gap")["note"]
+    assert row_of(table)["note"] == "biased: 99 real images of boot, fewer than 100"
 
 
 def test_confusion_of_re_rendered_scenes_is_recovered():
@@ -111,6 +126,15 @@ def test_a_judge_that_cannot_tell_two_classes_identifies_nothing():
     assert np.isnan([row["value"], row["ci_low"], row["ci_high"]]).all()
     assert row["note"].startswith("not identified: condition number")
     assert row_of(table, "condition_number")["value"] == condition_number(real)
+
+
+def test_a_judge_with_one_answer_identifies_nothing_and_leaves_only_finite_numbers():
+    always = np.tile([1.0, 0, 0, 0], (4, 1))
+    real = real_set(judge=always)
+    table = corrected_consistency(real, replace(real, image_set="synthetic"), draws=5)
+    assert condition_number(real) == np.inf and table["value"].isna().all()
+    assert row_of(table)["note"] == "not identified: condition number inf > 20"
+    assert row_of(table, "condition_number")["note"] == "infinite: the judge's confusion has no inverse"
 
 
 def test_the_order_of_images_and_clusters_of_one_make_no_difference():

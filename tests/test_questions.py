@@ -149,6 +149,29 @@ def test_a_killed_process_loses_nothing(cache):
     assert rest.asked == [(kind, "q") for kind in range(4, 8)]
 
 
+def test_blank_replies_count_as_refusals_and_are_asked_for_again(cache, monkeypatch):
+    monkeypatch.setitem(SAYS, 1, " \n")
+    images, judge = image_set([0, 1, 2]), Fake()
+    measure = PersonBlocking(judge, everyone, cache)
+    with pytest.warns(Refusals, match="2 of 3 answers are neither yes nor no"):
+        values = measure.values(images)
+    np.testing.assert_array_equal(values, [1, np.nan, np.nan])
+    assert values.attrs["unanswered"] == 1
+    monkeypatch.setitem(SAYS, 1, "no")
+    with pytest.warns(Refusals, match="1 of 3 answers"):
+        values = measure.values(images)
+    np.testing.assert_array_equal(values, [1, 0, np.nan])
+    assert [kind for kind, _ in judge.asked] == [0, 1, 2, 1] and values.attrs["unanswered"] == 0
+
+
+def test_a_blank_reply_of_an_earlier_version_gives_way(cache):
+    with cache._open() as database:
+        database.execute("INSERT INTO answers VALUES ('judge', 'image', 'q', '\n')")
+    assert cache.known("judge") == {}
+    cache.add("judge", {("image", "q"): "yes"})
+    assert cache.known("judge") == {("image", "q"): "yes"}
+
+
 def test_the_first_answer_stays(cache):
     cache.add("judge", {("image", "q"): "yes"})
     cache.add("judge", {("image", "q"): "no", ("other", "q"): "no"})

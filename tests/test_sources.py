@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from synreal.data.imageset import UnreadableImages, check_image_set, class_names, load_image_set, to_arrays
+from synreal.data.worlds import open_world
 from synreal.errors import InputError
 from tars import tar
 
@@ -343,8 +344,9 @@ def test_tars_win_over_the_tables_that_img2dataset_writes_beside_them(tmp_path):
 def test_hub_sets_need_their_prefix_a_split_and_the_network(monkeypatch):
     with pytest.raises(InputError, match="hub:owner/name"):
         load_image_set("owner/name")
-    with pytest.raises(InputError, match="the name of a split"):
-        load_image_set("hub:owner/name")
+    for place, split in (("hub:owner/name", None), ("hub:owner/name#", None), ("hub:owner/name#val", "test")):
+        with pytest.raises(InputError, match="expected hub:owner/name and the name of one split"):
+            load_image_set(place, split=split)
 
     def offline(*_, **__):
         raise ConnectionError("no route")
@@ -352,6 +354,19 @@ def test_hub_sets_need_their_prefix_a_split_and_the_network(monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", offline)
     with pytest.raises(InputError, match="hub could not be reached"):
         load_image_set("hub:owner/name", split="test")
+
+
+def test_the_split_of_a_hub_set_may_be_part_of_its_place(monkeypatch):
+    def published(name, *, split, cache_dir):
+        return datasets.Dataset.from_dict(
+            {"image": [{"bytes": encoded("red"), "path": None}] * 2, "label": ["cat", "dog"]},
+            features=datasets.Features(image=datasets.Image(), label=datasets.Value("string")),
+        ).add_column("asked", [f"{name} {split}"] * 2)
+
+    monkeypatch.setattr(datasets, "load_dataset", published)
+    found = open_world("hub:owner/name#test", hierarchy="none")
+    assert found.images["asked"][0] == "owner/name test"
+    assert found.name == found.images["source"][0] == "hub:owner/name#test"
 
 
 def test_a_pattern_or_file_of_another_kind_is_refused(tmp_path):

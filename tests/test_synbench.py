@@ -1,6 +1,6 @@
 """Measured once, compared, judged: what the SynBench page and chapter are made of."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -21,7 +21,7 @@ from synreal.synbench.compare import compare_all, compare_by_class, statistics_o
 from synreal.synbench.consistency import consistency_gap
 from synreal.synbench.correction import corrected_consistency
 from synreal.synbench.extremes import extremes, pictures
-from synreal.synbench.grained import STATISTICS, disagreements, fine_grained, group_confusions
+from synreal.synbench.grained import disagreements, fine_grained, group_confusions, groups_by_statistic
 from synreal.synbench.judged import Consistency
 from synreal.synbench.lightness import Brightness
 from synreal.synbench.measure import YES_NO
@@ -92,6 +92,19 @@ def test_values_are_computed_once_and_kept_for_the_same_images_and_settings():
     assert measure.taken == [40, 40, 40]
 
 
+def test_values_that_a_judge_left_open_are_not_kept():
+    class Silent(Fake):
+        def values(self, images):
+            found = super().values(images)
+            found.attrs["unanswered"] = 2 - len(self.taken)
+            return found
+
+    measure = Silent(np.arange(40.0))
+    for _ in range(3):
+        assert measure_all(world(), [measure]).values["made"].tolist() == list(range(40))
+    assert measure.taken == [40, 40]
+
+
 def test_a_measure_that_fails_leaves_the_others_and_is_taken_again():
     good, bad = Fake(np.arange(40.0), "good"), Fake(InputError("no answer"), "bad")
     found = measure_all(world(), [bad, good])
@@ -125,6 +138,9 @@ def test_groups_and_clusters_are_checked_before_measuring():
     groups = World("real", world().images, Hierarchy("h", {"animal": ("cat", "cow")}), None)
     with pytest.raises(InputError, match="'dog'.* are in no group"):
         check_worlds(groups, [world(name="a")])
+    for part in (world(classes=("all", "dog")), replace(world(), hierarchy=Hierarchy("h", {"all": PETS}))):
+        with pytest.raises(InputError, match="real: a class or coarse group is called 'all'"):
+            check_worlds(part, [replace(part, name="a")])
     few = open_world("scenes/val", 5, name="few")
     with pytest.raises(InputError, match="clusters: found .*, expected at least 10"):
         check_worlds(open_world("scenes/val", 40), [few])
@@ -221,7 +237,7 @@ def test_pictures_are_those_rows():
     ("interval", "verdict"),
     [
         ((0.8, 1.2), "pass"), ((0.79, 1.0), "undecided"), ((1.0, 1.21), "undecided"), ((0.1, 0.79), "fail"),
-        ((1.21, 2.0), "fail"), ((0.0, 3.0), "undecided"), ((np.nan, np.nan), "undecided"),
+        ((1.21, 2.0), "fail"), ((0.0, 3.0), "undecided"), ((np.nan, np.nan), "missing"),
     ],
 )  # fmt: skip
 def test_a_verdict_needs_the_whole_interval(interval, verdict):
@@ -237,7 +253,7 @@ def test_open_sides_always_hold():
     "text",
     [
         "", "a list", "- a", "x: 1", "x: {}", "x: {min: 2, max: 1}", "x: {mni: 1}", "x: {min: yes}",
-        "x: {min: '1'}", "x: {min: .nan}", "x: {min: 1", "1: {min: 1}",
+        "x: {min: '1'}", "x: {min: .nan}", "x: {min: 1", "1: {min: 1}", "? [a]\n: {min: 1}",
     ],
 )  # fmt: skip
 def test_malformed_files_are_refused_by_name(tmp_path, text):
@@ -248,17 +264,30 @@ def test_malformed_files_are_refused_by_name(tmp_path, text):
         read_thresholds(tmp_path / "absent.yaml")
 
 
+@pytest.mark.parametrize(
+    ("text", "twice"), [("x: {max: 1}\ny: {max: 1}\nx: {max: 2}", "x"), ("x: {min: 1, min: 2}", "min")]
+)
+def test_repeated_keys_are_refused(tmp_path, text, twice):
+    (tmp_path / "limits.yaml").write_text(text)
+    with pytest.raises(InputError, match=rf"limits.yaml: found \[{twice}\] more than once"):
+        read_thresholds(tmp_path / "limits.yaml")
+
+
 def test_thresholds_on_what_is_not_measured_are_refused():
-    known = ({"scale": ["ks", "mean_difference"]}, ["cat"])
-    check_known({"scale/ks": Range(max=1), "scale/ks/cat": Range(max=1)}, *known)
+    known = {"scale": {"ks": ["all", "cat"], "mean_difference": ["all"], "inside": ["pets"]}}
+    keys = ("scale/ks", "scale/ks/cat", "scale/mean_difference", "scale/inside/pets")
+    check_known({key: Range(max=1) for key in keys}, known)
     for key, message in {
         "brightness/ks": r"one of the measures, \[scale\]",
-        "scale/kz": r"statistics of scale, \[ks, mean_difference\]",
+        "scale/kz": r"statistics of scale, \[ks, mean_difference, inside\]",
         "scale": "statistics of scale",
-        "scale/ks/cow": r"classes and coarse groups, \[cat\]",
+        "scale/ks/cow": r"classes or coarse groups that ks is given for, \[cat\]",
+        "scale/ks/all": r"that ks is given for, \[cat\]",
+        "scale/mean_difference/cat": "that mean_difference is given for",
+        "scale/inside": r"that inside is given for, \[pets\]",
     }.items():
         with pytest.raises(InputError, match=message):
-            check_known({key: Range(max=1)}, *known)
+            check_known({key: Range(max=1)}, known)
 
 
 def test_every_set_meets_every_threshold_by_group():
@@ -299,7 +328,9 @@ def test_the_fine_grained_table_holds_gaps_values_and_the_correction():
         assert table.loc[(f"{metric}_difference", "cat"), "p_holm"] == gap.loc[(metric, "cat"), "p_holm"]
     corrected = corrected_consistency(real, other, draws=100).set_index(["metric", "group"])
     assert table.loc[("corrected_consistency", "all"), "value"] == corrected["value"].iloc[0]
-    assert table.index.is_unique and set(table.index.get_level_values(0)) == set(STATISTICS)
+    assert table.index.is_unique
+    known = groups_by_statistic(CLASSES, GROUPS) | {"condition_number": ["all"]}
+    assert set(table.index) == {(name, group) for name, groups in known.items() for group in groups}
     bare = fine_grained(real, other, draws=20)
     assert set(bare["statistic"]) == {"corrected_consistency", "confidence_gap", "condition_number"}
 
@@ -373,6 +404,7 @@ def test_a_zero_shot_judge_answers_among_the_classes_of_the_set(tmp_path):
         ({"detector": "absent.pt"}, "absent.pt: set the environment variable SYNREAL_DETECTOR_DIR"),
         ({"vlm": "gpt@http://x"}, "name persons or a detector"),
         ({"persons": "yolov5su.pt"}, "name a detector, or a vlm"),
+        ({"restricted": True}, "restricted: found no judge"),
     ],
 )
 def test_backends_that_cannot_be_had_are_refused_at_once(options, message, monkeypatch):
@@ -389,6 +421,23 @@ def test_a_vlm_is_asked_about_the_persons_that_a_detector_finds(monkeypatch):
     assert "llava" in blocking.fingerprint and scale.detector.fingerprint in blocking.fingerprint
     [_, _, overlap] = open_measures(["bag"], detector="detector")
     assert isinstance(overlap, PersonOverlap) and overlap.fingerprint != blocking.fingerprint
+
+
+def test_a_detector_that_takes_class_names_finds_persons_where_nobody_else_does(monkeypatch):
+    class Published:
+        def __init__(self, name, class_names, device):
+            own = {"yolov5su.pt": ("person", "car"), "cars.pt": ("car",)}
+            self.class_names, self.fingerprint = own.get(name) or tuple(class_names), name
+
+    monkeypatch.setattr("synreal.synbench.backends.published_detector", Published)
+    world = "yolov8s-worldv2.pt"
+    for names in (["bag", "coat"], ["person", "bag"]):
+        [scale, _, _] = open_measures(names, detector=world)
+        assert scale.detector.class_names == tuple(dict.fromkeys([*names, "person"]))
+    [scale, _, _] = open_measures(["bag"], detector=world, persons="yolov5su.pt")
+    assert scale.detector.class_names == ("bag",)
+    with pytest.raises(InputError, match=r"persons: 'cars.pt' finds \[car\], expected .* finds 'person'"):
+        open_measures(["bag"], detector=world, persons="cars.pt")
 
 
 def test_a_vlm_is_an_endpoint_or_a_folder(monkeypatch, tmp_path):

@@ -234,11 +234,24 @@ def test_a_threshold_on_a_failed_measure_is_missing_where_others_have_it(tmp_pat
     assert "missing" in [a.get("class") for a in Page(outcome.page).all("td")]
 
 
+def test_a_threshold_that_no_interval_can_decide_does_not_pass(tmp_path):
+    constant, limits = Fake(lambda images: [1] * len(images)), {"made/mean_difference": Range(max=1)}
+    outcome = synbench(world(), [other()], [constant], tmp_path, limits, draws=20)
+    assert outcome.checks["verdict"].tolist() == ["missing"] and not outcome.passed
+    assert outcome.checks["value"].tolist() == [0]
+
+
 def test_a_report_without_any_measure_still_says_why(tmp_path):
     measures, limits = [Fake(fails(ValueError("broken")))], {"made/ks": Range(max=1)}
     outcome = synbench(world(), [other()], measures, tmp_path, limits, draws=20)
     assert not outcome.passed and outcome.checks.empty
     assert summary(outcome)["synthetic"] == {} and "ValueError: broken" in Page(outcome.page).text
+
+
+def test_names_are_shown_as_they_are_and_not_set_as_formulas(tmp_path):
+    sets = [other(name="$x^$ at 5"), other(name="$x^$")]
+    outcome = synbench(world(), sets, [Brightness()], tmp_path, draws=20)
+    assert outcome.passed and "$x^$ at 5, $x^$" in Page(outcome.page).text
 
 
 def test_a_second_run_computes_nothing_again(tmp_path):
@@ -268,20 +281,27 @@ def test_sets_without_a_person_or_an_object_are_reported(tmp_path):
 def test_bad_input_is_refused_before_anything_is_measured(tmp_path):
     (tmp_path / "file").write_text("")
     measure = Fake(counting)
+    pets = replace(world(), hierarchy=Hierarchy("pets", {"pets": ("cat", "dog")}))
     cases = {
         "class names differ": {"synthetic": [other(classes=("cat", "cow"))]},
         "names .* are taken": {"synthetic": [other(), other()]},
         "expected one of the measures": {"thresholds": {"scale/ks": Range(max=1)}},
         "expected one of the statistics": {"thresholds": {"made/inside_share_real": Range(max=1)}},
         "expected one of the classes": {"thresholds": {"made/ks/cow": Range(max=1)}},
-        "found a file": {"out": tmp_path / "file"},
+        "classes or coarse groups that ks": {
+            "thresholds": {"made/ks/pets": Range(max=1)},
+            "real": pets,
+            "synthetic": [replace(pets, name="a")],
+        },
+        "file: found a file": {"out": tmp_path / "file"},
+        "file: found a file, expected a folder": {"out": tmp_path / "file" / "deep" / "report"},
         "expected different ones": {"measures": [measure, measure]},
         "at least one": {"measures": []},
     }
-    given = {"synthetic": [other()], "measures": [measure], "out": tmp_path / "report"}
+    given = {"real": world(), "synthetic": [other()], "measures": [measure], "out": tmp_path / "report"}
     for message, options in cases.items():
         with pytest.raises(InputError, match=message):
-            synbench(world(), **given | options)
+            synbench(**given | options)
     assert measure.calls == 0 and not (tmp_path / "report").exists()
 
 

@@ -107,7 +107,7 @@ def book(
 @app.command()
 def synbench(
     real: Annotated[
-        str, typer.Option(help="Real images: a folder, file, hub:NAME, PRESET:FOLDER or scenes/SPLIT.")
+        str, typer.Option(help="Real images: a folder, file, hub:NAME#SPLIT, PRESET:FOLDER or scenes/SPLIT.")
     ],
     synthetic: Annotated[list[str], typer.Option(metavar="NAME=PLACE", help="A synthetic set. Repeatable.")],
     out: Annotated[Path, typer.Option(help="Folder for the report.")],
@@ -136,8 +136,12 @@ def synbench(
 ) -> None:
     """Say where synthetic image sets fall short of a real one, by how much, and which images show it.
 
-    Exit status: 0 all thresholds hold or are undecided, 1 a threshold or a measure failed, 2 bad input.
+    Exit status: 0 all thresholds hold or are undecided, 1 a threshold or a measure failed or a threshold has
+    no interval to decide on, 2 bad input.
     """
+    for option, number, least in (("--images", images, 1), ("--draws", draws, 1), ("--seed", seed, 0)):
+        if not least <= number < 2**32:
+            raise InputError(f"{option}: found {number}, expected {least} or more, below 2**32")
     places = named_places("--synthetic", synthetic, "sd15=images/")
     from synreal.book.synbench_page import synbench as run_synbench
     from synreal.data.imageset import class_names

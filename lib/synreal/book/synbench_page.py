@@ -21,11 +21,11 @@ from synreal.data.worlds import World
 from synreal.errors import InputError
 from synreal.evaluate.predictions import Predictions
 from synreal.synbench.compare import statistics_of
-from synreal.synbench.grained import STATISTICS, answers, group_confusions
+from synreal.synbench.grained import answers, group_confusions, groups_by_statistic
 from synreal.synbench.judged import Consistency
 from synreal.synbench.measure import Measure
-from synreal.synbench.numbers import ALL, all_numbers
-from synreal.synbench.study import Measured, check_worlds, measure_all
+from synreal.synbench.numbers import all_numbers
+from synreal.synbench.study import ALL, Measured, check_worlds, measure_all
 from synreal.synbench.thresholds import Thresholds, check_known, check_thresholds
 
 PACKAGES = ("synreal", "numpy", "pillow", "torch", "timm", "ultralytics")  # that values depend on
@@ -54,13 +54,13 @@ def synbench(
 
     Values are kept on disk measure by measure, so that an interrupted run goes on. Raises InputError, before
     anything is measured, when there is no measure or two of one name, a threshold asks for something else,
-    `out` is a file, and as `check_worlds`.
+    `out` is a file or below one, and as `check_worlds`.
     """
     _check_measures(measures)
     check_worlds(real, synthetic)
-    check_known(thresholds or {}, _statistics(measures), _groups(real))
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out}: found a file, expected a folder for the report; name another one")
+    check_known(thresholds or {}, _known(real, measures))
+    if file := next((part for part in (out, *out.parents) if part.exists() and not part.is_dir()), None):
+        raise InputError(f"{file}: found a file, expected a folder for the report; name another one")
     measured = [measure_all(world, measures) for world in (real, *synthetic)]
     return report(measured[0], measured[1:], measures, out, thresholds or {}, draws, seed)
 
@@ -86,7 +86,7 @@ def report(
     _write_numbers(out, sets, table, judged)
     kept = [measure for measure in measures if measure.name in set(table["measure"])]
     (out / "summary.json").write_text(_summary(real, kept, table, outcome))
-    with plt.rc_context():
+    with plt.rc_context({"text.parse_math": False}):  # names may hold dollars
         plots.use_style()
         sections = [section(m, real, synthetic, table, judged.get(m.name), seed) for m in kept]
     outcome.page.write_text(
@@ -103,12 +103,13 @@ def _check_measures(measures: Sequence[Measure]) -> None:
         raise InputError(f"measures: found {names}, expected different ones, at least one")
 
 
-def _statistics(measures: Sequence[Measure]) -> dict[str, list[str]]:
-    return {m.name: statistics_of(m) + STATISTICS * isinstance(m, Consistency) for m in measures}
-
-
-def _groups(real: World) -> list[str]:
-    return [*class_names(real.images), *(real.hierarchy.groups if real.hierarchy else [])]
+def _known(real: World, measures: Sequence[Measure]) -> dict[str, dict[str, list[str]]]:
+    """By measure and statistic, the groups that it will be given for."""
+    classes = class_names(real.images)
+    found = {m.name: {name: [ALL, *classes] for name in statistics_of(m)} for m in measures}
+    for judge in (m for m in measures if isinstance(m, Consistency)):
+        found[judge.name] |= groups_by_statistic(classes, real.hierarchy)
+    return found
 
 
 def _judged(

@@ -8,6 +8,7 @@ from typing import Self
 
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from synreal.book.boxes import boxes_in_words, quantile_boxes
 from synreal.book.confusion_maps import confusion_maps, confusions_in_words
@@ -40,6 +41,8 @@ class Picture:
 
     @classmethod
     def of(cls, figure: Figure, alt: str, caption: str) -> Self:
+        for text in figure.findobj(lambda artist: isinstance(artist, Text) and "$" in artist.get_text()):
+            text.set_wrap(False)  # type: ignore[attr-defined]  # or it is measured as a formula, even so
         stream = io.BytesIO()
         figure.savefig(stream, format="png", bbox_inches="tight")
         width = int.from_bytes(stream.getvalue()[16:20], "big") * DOTS_PER_INCH / figure.dpi

@@ -7,7 +7,7 @@ import pandas as pd
 from synreal.synbench.compare import MAIN
 from synreal.synbench.grained import CORRECTED
 from synreal.synbench.measure import YES_NO, Measure
-from synreal.synbench.numbers import ALL
+from synreal.synbench.study import ALL
 
 CLASS_STATISTICS = ("proportion_difference", "mean_difference", "range_ratio", CORRECTED[0])
 

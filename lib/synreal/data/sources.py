@@ -19,7 +19,7 @@ from synreal.paths import cache_dir
 HUB = "hub:"
 KINDS = (
     "expected an image folder, parquet file(s), WebDataset tar(s), a folder written by Dataset.save_to_disk, "
-    "or hub:owner/name"
+    "or hub:owner/name#split"
 )
 Kind = Literal["folder", "parquet", "tar", "saved", "hub"]
 
@@ -182,9 +182,13 @@ def _read_saved(path: Path, split: str | None) -> datasets.Dataset:
 
 
 def _read_hub(source: str, split: str | None) -> datasets.Dataset:
-    name = source.removeprefix(HUB)
-    if name.count("/") != 1 or split is None:
-        raise InputError(f"{source} with split {split!r}: expected hub:owner/name and the name of a split")
+    name, _, named = source.removeprefix(HUB).partition("#")
+    split = split or named
+    if name.count("/") != 1 or not split or named not in ("", split):
+        raise InputError(
+            f"{source} with split {split!r}: expected hub:owner/name and the name of one split, as split or "
+            "behind it, as hub:owner/name#split"
+        )
     try:
         return datasets.load_dataset(name, split=split, cache_dir=str(cache_dir() / "datasets"))
     except (ConnectionError, DatasetNotFoundError) as error:

@@ -15,7 +15,7 @@ from synreal.synbench.lightness import Brightness
 from synreal.synbench.measure import Measure
 from synreal.synbench.overlap import PersonFinder, PersonOverlap
 from synreal.synbench.questions import AnswerCache, Judge, PersonBlocking
-from synreal.synbench.scale import Scale
+from synreal.synbench.scale import PERSON, Scale
 
 
 def open_measures(
@@ -32,18 +32,24 @@ def open_measures(
     judge: a checkpoint, for consistency (P1: ConvNeXt-B); a zero-shot CLIP that lacks one of the classes is
     asked about these classes instead of its card's. detector: a folder or name in the zoo, or the
     file name of published weights that take class names (P1: yolov8s-worldv2.pt), for object scale.
-    persons: the same for persons (P1: yolov5su.pt); default: the detector. vlm: who is asked whether a person
-    covers the object (`open_vlm`); without one, boxes decide. restricted: the judge answers among these
-    classes alone, not among all it knows.
-    Raises InputError when something named cannot be loaded, the judge does not know a class, or persons or a
-    vlm are named without what they need.
+    persons: the same for persons (P1: yolov5su.pt); default: the detector, which is then given "person" too
+    if it takes class names. vlm: who is asked whether a person covers the object (`open_vlm`); without one,
+    boxes decide. restricted: the judge answers among these classes alone, not among all it knows.
+    Raises InputError when something named cannot be loaded, the judge does not know a class, who finds
+    persons does not know them, or restricted, persons or a vlm come without what they need.
     """
-    _check_together(detector, persons, vlm)
+    _check_together(judge, detector, persons, vlm, restricted)
     measures: list[Measure] = [_judge(judge, class_names, restricted, device)] if judge else []
-    objects = LastSeen(_detector(detector, device, class_names)) if detector else None
+    vocabulary = list(class_names) if persons else list(dict.fromkeys([*class_names, PERSON]))
+    objects = LastSeen(_detector(detector, device, vocabulary)) if detector else None
     measures += [Scale(objects)] if objects else []
     measures += [Brightness()]
     people = LastSeen(_detector(persons, device)) if persons else objects
+    if people and PERSON not in people.class_names:
+        raise InputError(
+            f"persons: {persons or detector!r} finds {shorten(list(people.class_names))}, expected one that "
+            f"finds {PERSON!r} (P1: yolov5su.pt)"
+        )
     if people and vlm:
         answers = AnswerCache(cache_dir() / "answers.sqlite")
         measures += [PersonBlocking(open_vlm(vlm, device), PersonFinder(people), answers)]
@@ -67,7 +73,11 @@ def open_vlm(name: str, device: str = "cpu") -> Judge:
     return Endpoint(model, url, "OPENAI_API_KEY" if "OPENAI_API_KEY" in os.environ else None)
 
 
-def _check_together(detector: str | None, persons: str | None, vlm: str | None) -> None:
+def _check_together(
+    judge: str | None, detector: str | None, persons: str | None, vlm: str | None, restricted: bool
+) -> None:
+    if restricted and not judge:
+        raise InputError("restricted: found no judge whose answers to restrict; name a judge")
     if vlm and not (detector or persons):
         raise InputError(f"vlm: {vlm!r} is asked about images with a person; name persons or a detector")
     if persons and not (detector or vlm):

@@ -1,5 +1,7 @@
 """What the judge's answers say beyond the consistency rate: who is taken for whom (P1 sec. 3.1, Fig. 4b)."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 
@@ -11,7 +13,7 @@ from synreal.evaluate.predictions import Predictions
 from synreal.synbench.consistency import Clusters, among, consistency, consistency_gap, group_confusion
 from synreal.synbench.correction import corrected_consistency
 from synreal.synbench.judged import Consistency
-from synreal.synbench.study import Measured
+from synreal.synbench.study import ALL, Measured
 
 GROUPED = [
     f"{kind}_consistency{average}"
@@ -20,8 +22,6 @@ GROUPED = [
 ] + ["inside_share", "inside_lift"]
 CORRECTED = ["corrected_consistency", "confidence_gap", "condition_number"]
 SIDES = ("real", "synthetic")
-# Of all that `fine_grained` can give, as `measure/statistic` of a threshold names it.
-STATISTICS = [f"{metric}_{part}" for metric in GROUPED for part in (*SIDES, "difference")] + CORRECTED
 
 
 def answers(measure: Consistency, measured: Measured, classes: list[str]) -> Predictions:
@@ -56,6 +56,19 @@ def fine_grained(
         tables.append(single.assign(statistic=single["metric"] + f"_{side}"))
     table = pd.concat([*tables, corrected], ignore_index=True)
     return table[list(corrected.columns)]
+
+
+def groups_by_statistic(classes: Sequence[str], hierarchy: Hierarchy | None) -> dict[str, list[str]]:
+    """By statistic of `fine_grained` that can have an interval, the groups it is given for."""
+    found = {"corrected_consistency": [ALL, *classes], "confidence_gap": [ALL]}
+    if hierarchy is None:
+        return found
+    several = [coarse for coarse, fine in hierarchy.groups.items() if len(fine) > 1]
+    for metric in GROUPED:
+        whole = metric.startswith("inside") or metric.endswith(("_micro", "_macro"))
+        parts = [] if metric.endswith(("_micro", "_macro")) else several
+        found |= {f"{metric}_{part}": [ALL] * whole + parts for part in (*SIDES, "difference")}
+    return found
 
 
 def group_confusions(predictions: Predictions, hierarchy: Hierarchy) -> dict[str, pd.DataFrame]:

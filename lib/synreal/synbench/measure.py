@@ -33,7 +33,10 @@ class Measure(Protocol):
         """What shapes the values beside the images (weights, settings): stored values are known by it."""
 
     def values(self, images: datasets.Dataset) -> pd.Series:
-        """float64 indexed by image id, in the order of the set; NaN where the measure is not defined."""
+        """float64 indexed by image id, in the order of the set; NaN where the measure is not defined.
+
+        Values are kept on disk, unless attrs["unanswered"] says that some may be known the next time.
+        """
 
 
 def batches(images: datasets.Dataset) -> Iterator[tuple[list[str], np.ndarray]]:

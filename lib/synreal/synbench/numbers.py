@@ -8,9 +8,8 @@ from synreal.evaluate.predictions import Predictions
 from synreal.synbench.compare import COLUMNS, compare_all, compare_by_class, taken
 from synreal.synbench.grained import fine_grained
 from synreal.synbench.measure import Measure
-from synreal.synbench.study import Measured
+from synreal.synbench.study import ALL, Measured
 
-ALL = "all"
 TIDY = [*COLUMNS[:3], "group", *COLUMNS[3:]]
 CLASS_DRAWS = 500  # at most, of each class: there are many
 

@@ -60,6 +60,7 @@ class Refusals(UserWarning):
 class AnswerCache:
     """Answers on disk by judge, question and image. Nothing is changed or removed: the first answer stays.
 
+    A blank reply is none: it is not kept, and one that an earlier version kept gives way to an answer.
     Every answer is one transaction of SQLite, so a process that is killed leaves the file whole. Several
     threads and processes may share it. Raises InputError when `path` is some other file.
     """
@@ -74,16 +75,20 @@ class AnswerCache:
             )
 
     def known(self, judge: str) -> dict[Key, str]:
-        """All answers of a judge."""
+        """All answers of a judge, none of them blank."""
         with self._open() as database:
             rows = database.execute("SELECT image, question, answer FROM answers WHERE judge = ?", [judge])
-            return {(image, question): answer for image, question, answer in rows}
+            return {(image, question): answer for image, question, answer in rows if answer.strip()}
 
     def add(self, judge: str, answers: dict[Key, str]) -> None:
-        """Keeps the answers whose key is new."""
-        rows = [(judge, *key, answer) for key, answer in answers.items()]
+        """Keeps the answers whose key is new and that are not blank."""
+        rows = [(judge, *key, answer) for key, answer in answers.items() if answer.strip()]
         with self._open() as database:
-            database.executemany("INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?)", rows)
+            database.executemany(
+                "INSERT INTO answers VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET answer = excluded.answer "
+                "WHERE trim(answers.answer, ' ' || char(9, 10, 13)) = ''",
+                rows,
+            )
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
@@ -128,8 +133,9 @@ class PersonBlocking:
     def values(self, images: datasets.Dataset) -> pd.Series:
         """Float64 by image id: 1 blocked, 0 not blocked or no person, NaN where the judge refused.
 
-        Refusals are warned of (`Refusals`). Only images with a person can be refused, so a mean that leaves
-        them out tends to be too low; filling them with 0 and with 1 bounds it.
+        Refusals are warned of (`Refusals`). Blank replies are refusals too; attrs["unanswered"] counts them,
+        and the next run asks again. Only images with a person can be refused, so a mean that leaves them out
+        tends to be too low; filling them with 0 and with 1 bounds it.
         Raises InputError when `persons` leaves images out, or the judge stays silent.
         """
         ids = pd.Index(images["id"][:], name="id")
@@ -137,6 +143,7 @@ class PersonBlocking:
         answers = self._answers(images.select(rows))
         values = pd.Series(0.0, index=ids, name=self.name)
         values.iloc[rows] = [parse_answer(answer) for answer in answers]
+        values.attrs["unanswered"] = sum(not answer.strip() for answer in answers)
         refused = {
             ids[row]: said for row, said in zip(rows, answers, strict=True) if np.isnan(values.iloc[row])
         }
@@ -165,7 +172,8 @@ def ask_all(
 ) -> list[str]:
     """The judge's raw answer to one question per image of the set; what `cache` knows is not asked again.
 
-    Answers are kept as they come, so that whatever ends a run, the next one asks only the rest.
+    Answers are kept as they come, so that whatever ends a run, the next one asks only the rest. A blank reply
+    is given as "" and not kept.
     Raises InputError for an image that cannot be decoded, and when the judge gives no answer.
     """
     if len(questions) != len(images):
@@ -178,7 +186,7 @@ def ask_all(
     if missing:
         _ask(judge, raw, missing, cache)
         known = cache.known(judge.name)
-    return [known[key] for key in keys]
+    return [known.get(key, "") for key in keys]
 
 
 def _ask(judge: Judge, raw: datasets.Dataset, missing: dict[Key, int], cache: AnswerCache) -> None:

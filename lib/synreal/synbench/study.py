@@ -18,6 +18,7 @@ from synreal.evaluate.statistics import cluster_codes
 from synreal.paths import cache_dir
 from synreal.synbench.measure import Measure
 
+ALL = "all"  # the whole set, where tables name classes and coarse groups
 REAL = "real"  # what figures call the real set, whatever its name
 
 
@@ -43,6 +44,7 @@ def measure_all(world: World, measures: Sequence[Measure]) -> Measured:
     """Every measure's values on the images of `world`, each computed at most once.
 
     A measure that fails is named in `failures`, and the others go on: nothing that was measured is lost.
+    Values with images that a judge left unanswered are measured again the next time.
     """
     ids = pd.Index(world.images["id"][:], name="id")
     names = np.array(class_names(world.images))
@@ -61,8 +63,8 @@ def measure_all(world: World, measures: Sequence[Measure]) -> Measured:
 def check_worlds(real: World, synthetic: Sequence[World]) -> None:
     """Raises InputError for what would spoil a comparison after everything was measured.
 
-    That is: no synthetic set, two sets of one name, classes that differ or are in no coarse group, and too
-    few clusters for an interval.
+    That is: no synthetic set, two sets of one name, classes that differ or are in no coarse group, a class or
+    coarse group called as tables call the whole set, and too few clusters for an interval.
     """
     if not synthetic:
         raise InputError("synthetic sets: found none, expected at least one")
@@ -71,6 +73,11 @@ def check_worlds(real: World, synthetic: Sequence[World]) -> None:
         raise InputError(f"synthetic sets: the names {bad} are taken; expected another name for each set")
     for other in synthetic:
         check_same_classes(real, other)
+    if ALL in (*class_names(real.images), *(real.hierarchy.groups if real.hierarchy else ())):
+        raise InputError(
+            f"{real.name}: a class or coarse group is called {ALL!r}, which stands for the whole set in "
+            "every table; rename it"
+        )
     if real.hierarchy is not None:
         real.hierarchy.members(class_names(real.images))
     for world in (real, *synthetic):
@@ -93,6 +100,8 @@ def _values(measure: Measure, world: World, content: str) -> pd.Series:
     if path.exists():
         return pd.read_parquet(path)["value"]
     values = measure.values(world.images)
+    if values.attrs.get("unanswered"):
+        return values
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.unfinished")
     values.rename("value").to_frame().to_parquet(unfinished)

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, FiniteFloat, TypeAdapter, Validation
 
 from synreal.data.labels import shorten
 from synreal.errors import InputError
+from synreal.synbench.study import ALL
 
 
 class Range(BaseModel):
@@ -30,7 +31,9 @@ class Range(BaseModel):
         return self
 
     def verdict(self, low: float, high: float) -> str:
-        """Decided on a whole interval: "pass" inside, "fail" outside, else "undecided"; so is NaN."""
+        """Decided on a whole interval: "pass" inside, "fail" outside, else "undecided"; "missing" of NaN."""
+        if np.isnan(low) or np.isnan(high):
+            return "missing"
         lower = -np.inf if self.min is None else self.min
         upper = np.inf if self.max is None else self.max
         if lower <= low and high <= upper:
@@ -52,46 +55,48 @@ def read_thresholds(path: str | Path) -> Thresholds:
     """Thresholds from YAML such as `object scale/range_ratio: {min: 0.8}`.
 
     A class or coarse group may follow: `brightness/mean_difference/bag: {min: -5, max: 5}`.
-    Raises InputError for a missing file and for anything else than ranges by such keys.
+    Raises InputError for a missing file, a repeated key, and for anything else than ranges by such keys.
     """
     if not Path(path).is_file():
         raise InputError(f"{path}: no such file; expected YAML with thresholds")
     try:
-        found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        return TypeAdapter(dict[str, Range]).validate_python(found)
+        text = Path(path).read_text(encoding="utf-8")
+        if repeated := _repeated(yaml.compose(text, Loader=yaml.SafeLoader)):
+            raise InputError(f"{path}: found {shorten(repeated)} more than once, expected once")
+        return TypeAdapter(dict[str, Range]).validate_python(yaml.safe_load(text))
     except (ValidationError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(
             f"{path}: not a table of thresholds, such as `brightness/range_ratio: {{min: 0.8}}`: {error}"
         ) from error
 
 
-def check_known(
-    thresholds: Thresholds, statistics: Mapping[str, Collection[str]], groups: Collection[str]
-) -> None:
-    """Raises InputError for a threshold on what will not be measured.
+def check_known(thresholds: Thresholds, known: Mapping[str, Mapping[str, Collection[str]]]) -> None:
+    """Raises InputError for a threshold on what will not be measured, or never has an interval.
 
-    statistics: the names of the statistics, by measure. groups: classes and coarse groups.
+    known: by measure and statistic the classes and coarse groups it is given for, and ALL.
     """
     for key in thresholds:
         measure, _, rest = key.partition("/")
         statistic, slash, group = rest.partition("/")
-        if measure not in statistics:
-            _refuse(key, "measures", statistics)
-        if statistic not in statistics[measure]:
-            _refuse(key, f"statistics of {measure}", statistics[measure])
-        if slash and group not in groups:
-            _refuse(key, "classes and coarse groups", groups)
+        if measure not in known:
+            _refuse(key, "measures", known)
+        if statistic not in known[measure]:
+            _refuse(key, f"statistics of {measure}", known[measure])
+        groups = known[measure][statistic]
+        parts = [name for name in groups if name != ALL]
+        if group not in parts if slash else ALL not in groups:
+            _refuse(key, f"classes or coarse groups that {statistic} is given for", parts)
 
 
 def check_thresholds(table: pd.DataFrame, thresholds: Thresholds) -> pd.DataFrame:
     """One row per set and threshold: synthetic, check, expected, value, ci_low, ci_high, verdict.
 
     table: rows of `compare.compare_all` or `numbers.all_numbers`. The verdict is that of `Range.verdict`, and
-    "missing" where the table has no such statistic of a set.
+    "missing" where the table has no such statistic of a set, or no interval of it.
     """
     columns = ["value", "ci_low", "ci_high"]
-    groups = table.get("group", pd.Series("all", table.index))
-    keys = table["measure"] + "/" + table["statistic"] + ("/" + groups).where(groups != "all", "")
+    groups = table.get("group", pd.Series(ALL, table.index))
+    keys = table["measure"] + "/" + table["statistic"] + ("/" + groups).where(groups != ALL, "")
     found = table.assign(check=keys).set_index(["synthetic", "check"])[columns].astype(float)
     wanted = pd.MultiIndex.from_product([table["synthetic"].unique(), thresholds], names=found.index.names)
     rows = found.reindex(wanted).assign(known=wanted.isin(found.index)).reset_index()
@@ -101,6 +106,15 @@ def check_thresholds(table: pd.DataFrame, thresholds: Thresholds) -> pd.DataFram
         for row in rows.itertuples(index=False)
     ]
     return rows[["synthetic", "check", "expected", *columns, "verdict"]]
+
+
+def _repeated(node: yaml.Node | None) -> list[str]:
+    """The keys that a mapping holds twice: YAML would keep the last of them and say nothing."""
+    if not isinstance(node, yaml.MappingNode):
+        return []
+    names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+    inside = [name for _, value in node.value for name in _repeated(value)]
+    return [name for name in dict.fromkeys(names) if names.count(name) > 1] + inside
 
 
 def _refuse(key: str, what: str, known: Collection[str]) -> NoReturn:
