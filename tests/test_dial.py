@@ -9,7 +9,7 @@ from synreal.errors import InputError
 from synreal.evaluate.effect import Effect
 from synreal.evaluate.probes import COUNTERPART, MATCHING, SEVERAL, enriched_test, probe, probe_hits
 from synreal.generate.rerender import Defects
-from synreal.train.dial import SCRATCH, Training, dial_grid, dosed_arrays, turn_dial
+from synreal.train.dial import SCRATCH, Training, changed_share, dial_grid, dosed_arrays, turn_dial
 from synreal.train.mixes import Mix, train_mixes
 from synreal.train.recipes import Recipe
 from synreal.train.small import small_classifier, train_small
@@ -142,3 +142,9 @@ def test_intervals_hold_what_they_promise():
         )
         held += found.ci_low <= 0.5 <= found.ci_high
     assert 0.93 <= held / 300 <= 1.0
+
+
+def test_the_share_of_scenes_that_a_defect_changes():
+    assert changed_share(Defects(), 50) == 0
+    assert changed_share(Defects(scale=0.5), 50) == 1
+    assert 0 < changed_share(Defects(person=1.0), 200) < 0.25

@@ -63,6 +63,12 @@ def test_a_wrong_yaml_file_is_refused(tmp_path, text, message):
         Hierarchy.from_yaml(yaml_file(tmp_path, text))
 
 
+def test_a_file_in_another_encoding_is_refused_by_name(tmp_path):
+    (tmp_path / "groups.yaml").write_bytes("name: x\ngroups: {pâtes: [p]}\n".encode("latin-1"))
+    with pytest.raises(InputError, match=r"groups.yaml: not readable as YAML in UTF-8"):
+        Hierarchy.from_yaml(tmp_path / "groups.yaml")
+
+
 def test_a_missing_yaml_file_is_refused_by_name(tmp_path):
     with pytest.raises(InputError, match=r"absent\.yaml: no such file"):
         Hierarchy.from_yaml(tmp_path / "absent.yaml")

@@ -8,7 +8,7 @@ import pytest
 
 from synreal.book import synbench_views as views
 from synreal.book.record import Study, read_results
-from synreal.book.synbench import record_against, record_consistency, record_sets
+from synreal.book.synbench import record_against, record_consistency, record_contrasts, record_sets
 from synreal.data.hierarchy import SCENES_HIERARCHY
 from synreal.data.scenes import scene_set
 from synreal.data.sprites import CLASS_NAMES
@@ -88,6 +88,20 @@ def test_each_number_says_how_many_images_it_rests_on(study, sets):
     assert n[f"{share}_real", "CFG 4 vs synthetic"] == 200
     shown = views.main_table(found)["n"]
     assert shown["consistency", "proportion_real"] == "400" and shown["brightness", "ks"] == "200"
+
+
+def test_contrasts_of_generators_are_recorded_under_their_own_names(study, sets):
+    real, synthetic, guided = sets.values()
+    known = {"synthetic": synthetic, "guided": guided}
+    contrasts = {"old vs new": ["synthetic", "guided"], "new vs old": ["guided", "synthetic"]}
+    record_contrasts(study, contrasts, known, MEASURES, real.name, 100, 0)
+    there, back = (
+        recorded(study).loc[("brightness/mean_difference", model), "value"].item() for model in contrasts
+    )
+    assert there == pytest.approx(-back) and there != 0
+    for pair in (["synthetic"], ["synthetic", "cascade"]):
+        with pytest.raises(InputError, match="contrasts: 'mine' names .* expected two of synthetic, guided"):
+            record_contrasts(study, {"mine": pair}, known, MEASURES, real.name, 100, 0)
 
 
 def test_a_measure_that_failed_on_any_set_stops_the_chapter(study, sets):

@@ -10,7 +10,7 @@ from synreal.data.factors import FACTOR_NAMES
 from synreal.data.hierarchy import SCENES_HIERARCHY
 from synreal.data.imageset import UnreadableImages, class_names, from_arrays
 from synreal.data.scenes import factor_table, scene_set
-from synreal.data.worlds import open_world
+from synreal.data.worlds import World, first_images, open_world
 from synreal.errors import InputError
 from synreal.paths import located, repository_root
 
@@ -80,6 +80,17 @@ def test_bool_columns_named_like_factors_are_factors(tmp_path):
     assert world.factors.index.tolist() == world.images["id"][:]
     scene_set("test", 12).save_to_disk(tmp_path / "scenes")
     assert tuple(open_world(str(tmp_path / "scenes")).factors) == FACTOR_NAMES
+
+
+def test_the_first_images_of_a_set_in_the_order_of_its_classes_are_of_many(tmp_path):
+    folders = made(["cat", "dog"]).sort("label")
+    world = World("folders", folders, None, None)
+    found = first_images(world, 3)
+    assert len(set(found["label"])) == 2 and found["id"][:] != folders["id"][:3]
+    scenes = open_world("scenes/test", 12)
+    assert first_images(scenes, 5)["id"][:] == scenes.images["id"][:5]
+    with pytest.raises(InputError, match="folders: found 4 images, expected 5 or more"):
+        first_images(world, 5)
 
 
 def test_factors_of_ones_and_zeros_count_and_images_without_a_flag_are_not_annotated(tmp_path):

@@ -5,7 +5,7 @@ Study "02_synbench" records, with `data` the real set's name,
 | metric | value | model |
 |---|---|---|
 | `<measure>/<statistic>` | a row of `synbench.compare.compare_all`: a set beside the real one | the set |
-| the same | one synthetic set beside another, which stands for the real one | "<set> vs <other>" |
+| the same | one synthetic set beside another, which stands for the real one | "<set> vs <other>", or a name |
 | `corrected_consistency` | share of images that show their label, the judge's errors taken out | a set |
 | `confidence_gap` | how much surer the judge is than real images of these classes make it | a set |
 | `inside_share` | share of wrong images that stay in the coarse group | a set, or "real" |
@@ -72,6 +72,27 @@ def record_against(
     _check_taken([base, *others])
     table = compare_all(base, others, measures, draws, seed)
     return _record(study, table.assign(model=table["synthetic"] + f" vs {base.name}"), data, seed)
+
+
+def record_contrasts(
+    study: Study,
+    contrasts: Mapping[str, Sequence[str]],
+    sets: Mapping[str, Measured],
+    measures: Sequence[Measure],
+    data: str,
+    draws: int,
+    seed: int,
+) -> None:
+    """The same of pairs of `sets` (the second stands for the real one), each as the model that names it.
+
+    Raises InputError when a pair does not name two of the sets.
+    """
+    for title, pair in contrasts.items():
+        if len(pair) != 2 or not set(pair) <= set(sets):
+            raise InputError(f"contrasts: {title!r} names {list(pair)}, expected two of {', '.join(sets)}")
+    for title, (name, base) in contrasts.items():
+        table = compare_all(sets[base], [sets[name]], measures, draws, seed)
+        _record(study, table.assign(model=title), data, seed)
 
 
 def record_consistency(

@@ -120,12 +120,12 @@ class Hierarchy:
 def _read_mapping(path: Path) -> dict:
     if not path.is_file():
         raise InputError(f"{path}: no such file; expected a YAML file with the keys name and groups")
-    text = path.read_text(encoding="utf-8")
     try:
+        text = path.read_text(encoding="utf-8")
         _refuse_repeated_keys(path, yaml.compose(text, Loader=yaml.SafeLoader))
         content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InputError(f"{path}: not readable as YAML: {error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not readable as YAML in UTF-8: {error}") from error
     if not isinstance(content, dict):
         raise InputError(f"{path}: found {type(content).__name__}, expected the keys name and groups")
     return content

@@ -60,7 +60,7 @@ def load_image_set(
 
     source: an image folder (one subfolder per class; a metadata file may add columns by `file_name`), a
     parquet file or a folder or pattern of them, WebDataset tars, a folder of `Dataset.save_to_disk`, or
-    `hub:owner/name`, the only form that uses the network.
+    `hub:owner/name#split`, the only form that uses the network.
     split: a subfolder, the beginning of file names, or a split of the hub or of a saved set.
     class_names: names in label order; needed for numeric labels that nothing else names. Without it, names
     are those stored, or sorted (as numbers, when all are numbers).

@@ -13,7 +13,7 @@ from synreal.data.factors import FACTOR_NAMES
 from synreal.data.hierarchy import SCENES_HIERARCHY, Hierarchy
 from synreal.data.imagenet import cmc_classes, imagenet1k, imagenet100, imagenetv2, imagenetx
 from synreal.data.imagenetx import imagenet_x_factors
-from synreal.data.imageset import Unreadable, class_names, load_image_set
+from synreal.data.imageset import Unreadable, class_names, load_image_set, mixed_classes
 from synreal.data.scenes import factor_table, scene_set
 from synreal.data.sprites import SPLITS
 from synreal.errors import InputError
@@ -72,6 +72,16 @@ def open_world(
     # Named as it was asked for, not as expanded, so that no machine's path enters a result.
     groups, factors = _hierarchy(hierarchy, place, images), _factors(place, images)
     return World(name or source, images, groups, factors, _clusters(images))
+
+
+def first_images(world: World, count: int) -> Dataset:
+    """`count` images of a world, of many classes even where it lists them class by class.
+
+    Raises InputError when it has fewer.
+    """
+    if len(world.images) < count:
+        raise InputError(f"{world.name}: found {len(world.images)} images, expected {count} or more")
+    return mixed_classes(world.images).select(range(count))
 
 
 def _stored(place: str, unreadable: Unreadable) -> Dataset:

@@ -60,6 +60,12 @@ def dosed_arrays(defects: Defects, count: int, start: int = 0) -> tuple[np.ndarr
     return images, np.array([scene.label for scene in asked])
 
 
+def changed_share(defects: Defects, count: int) -> float:
+    """Which share of the first `count` training scenes, 0 to 1, the defects change at all."""
+    scenes = [draw_factors(index, SPLIT) for index in range(count)]
+    return float(np.mean([defective(s, index, SPLIT, defects) != s for index, s in enumerate(scenes)]))
+
+
 def dial_grid(names: Sequence[str], doses: Sequence[float]) -> list[Defects]:
     """No defect, then each one of the names at each dose, one at a time.
 
