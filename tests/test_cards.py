@@ -67,6 +67,9 @@ def test_text_that_is_no_card_is_refused(tmp_path):
     file.write_text("name: [")
     with pytest.raises(InputError, match="not readable as YAML"):
         load_card(file)
+    file.write_bytes("name: caf\u00e9".encode("latin-1"))
+    with pytest.raises(InputError, match="not readable as YAML in UTF-8"):
+        load_card(file)
     file.write_text("just words")
     with pytest.raises(InputError, match=r"field card: .*found 'just words'"):
         load_card(file)

@@ -85,6 +85,11 @@ def test_folder_split_is_part_of_the_id(tmp_path, folder):
         load_image_set(root)
     with pytest.raises(InputError, match=r"no subfolder named test .*\[val\]"):
         load_image_set(root, split="test")
+    write(root / "notes.txt", b"x")
+    write(root / "train" / "cat" / "1.png", encoded("red"))
+    write(root / "spare" / "1.png", encoded("red"))
+    with pytest.raises(InputError, match=r"subfolders \[train, val\] are splits, not classes"):
+        load_image_set(root)
 
 
 def test_numbers_as_folder_names_are_ordered_as_numbers(tmp_path):
@@ -106,6 +111,21 @@ def test_folder_metadata_becomes_columns(folder):
     assert load_image_set(folder)["seed"][:] == [1, 2, 3]
     pd.DataFrame({"file_name": names[:2], "seed": [3, 1]}).to_csv(folder / "metadata.csv", index=False)
     with pytest.raises(InputError, match=r"not listed: \[cat/2.png\]"):
+        load_image_set(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("metadata.csv", b""),
+        ("metadata.csv", "file_name,caption\ncat/1.png,caf\u00e9\n".encode("latin-1")),
+        ("metadata.jsonl", b'{"file_name": "cat/1.png"}\n{half'),
+        ("metadata.parquet", b"PAR1"),
+    ],
+)
+def test_metadata_that_cannot_be_read_is_named(folder, name, content):
+    write(folder / name, content)
+    with pytest.raises(InputError, match=rf"pets/{name}: not readable: "):
         load_image_set(folder)
 
 

@@ -145,3 +145,11 @@ def test_beside_the_paper_stand_interval_and_n(study, sets):
     assert here["accuracy of the judge on real images"].endswith("n = 400)")
     assert " to " in here["consistency of synthetic images"]
     assert here["the same of synthetic images"] == "not measured"
+
+
+def test_examples_show_the_first_images_of_each_set_with_their_class(sets):
+    real, synthetic, _ = sets.values()
+    shown = views.examples({"scene": real.world.images, "drawn": synthetic.world.images}, 3).axes[0]
+    words = [text.get_text() for text in shown.texts]
+    expected = [CLASS_NAMES[label] for label in real.world.images["label"][:3]]
+    assert len(shown.images) == 6 and words[:4] == ["scene", *expected]

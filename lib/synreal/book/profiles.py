@@ -77,7 +77,11 @@ def read_profile(profile: str) -> tuple[str, dict[str, Values]]:
         return profile, {}
     if not path.is_file():
         raise InputError(f"--profile: {path} does not exist; name a shipped profile or a YAML file")
-    return path.stem, _sections(parse_yaml(path.read_text(encoding="utf-8"), str(path)), path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"--profile: {path} is not in UTF-8: {error}") from error
+    return path.stem, _sections(parse_yaml(text, str(path)), path)
 
 
 def _sections(content: Any, path: Path) -> dict[str, Values]:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
+from datasets import Dataset
 from matplotlib.figure import Figure
 
 from synreal.book import plots
@@ -10,6 +11,7 @@ from synreal.book.boxes import boxes_in_words, quantile_boxes
 from synreal.book.papers import paper_table
 from synreal.book.sheets import worst_cases
 from synreal.book.synbench import images_behind
+from synreal.data.decode import to_rgb
 from synreal.data.hierarchy import Hierarchy
 from synreal.data.imageset import class_names
 from synreal.synbench.consistency import group_confusion
@@ -133,6 +135,16 @@ def ends(sets: Mapping[str, Measured], name: str, seed: int, count: int = 5) -> 
     for key, part in sets.items():
         found = extremes(part, name, count, seed)
         rows[key] = list(zip(pictures(part, found["row"]), found["value"].map("{:.3g}".format), strict=True))
+    return worst_cases(rows)
+
+
+def examples(sets: Mapping[str, Dataset], count: int = 10) -> Figure:
+    """The first images of each set, a row each, with their class below: no selection (P1 Fig. 10)."""
+    rows = {}
+    for name, images in sets.items():
+        first, names = images.select(range(min(count, len(images)))), class_names(images)
+        words = [names[label] for label in first["label"]]
+        rows[name] = list(zip(map(to_rgb, first["image"]), words, strict=True))
     return worst_cases(rows)
 
 

@@ -28,10 +28,11 @@ def split_folder(root: Path, split: str | None) -> Path:
         raise InputError(f"{root}: the folder is empty; expected one subfolder of images per class")
     if split is not None and split not in inside:
         raise InputError(f"{root}: no subfolder named {split} (the split asked for); found {shorten(inside)}")
-    subfolders = set(inside) - set(METADATA)
-    if split is None and subfolders and subfolders <= set(SPLITS):
+    subfolders = {name for name in inside if (root / name).is_dir()}
+    splits = subfolders & set(SPLITS)
+    if split is None and splits and (splits == subfolders or len(splits) > 1):  # a class may be called train
         raise InputError(
-            f"{root}: the subfolders {shorten(inside)} are splits, not classes; name one as split"
+            f"{root}: the subfolders {shorten(sorted(splits))} are splits, not classes; name one as split"
         )
     return root / split if split else root
 
@@ -112,7 +113,10 @@ def _walk(folder: Path) -> Iterator[str]:
 
 def _join_metadata(images: pd.DataFrame, file: Path) -> pd.DataFrame:
     readers = {".csv": pd.read_csv, ".parquet": pd.read_parquet}
-    metadata = readers[file.suffix](file) if file.suffix in readers else pd.read_json(file, lines=True)
+    try:
+        metadata = readers[file.suffix](file) if file.suffix in readers else pd.read_json(file, lines=True)
+    except ValueError as error:  # of pandas, pyarrow and Unicode alike
+        raise InputError(f"{file}: not readable: {error}; expected a table in UTF-8") from error
     if "file_name" not in metadata:
         raise InputError(f"{file}: columns {shorten(list(metadata))}; expected file_name among them")
     listed, present = set(metadata["file_name"]), set(images["path"])

@@ -203,8 +203,8 @@ def load_card(reference: str | Path) -> Card:
     try:
         fields = yaml.safe_load(file.read_text(encoding="utf-8"))
         card = Card.model_validate(fields)
-    except yaml.YAMLError as error:
-        raise InputError(f"{file}: not readable as YAML: {error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{file}: not readable as YAML in UTF-8: {error}") from error
     except ValidationError as error:
         raise InputError(f"{file}: {_faults(error)}") from error
     card._file = file.resolve()

@@ -222,7 +222,7 @@ def _published_file(name: str) -> Path:
 def _read_card(file: Path) -> DetectorCard:
     try:
         return DetectorCard.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
-    except (yaml.YAMLError, ValidationError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, ValidationError) as error:
         raise InputError(f"{file}: not a detector's card: {error}") from error
 
 
