@@ -138,6 +138,42 @@ def test_presets_read_a_local_copy_and_say_when_there_is_none(tmp_path, monkeypa
         load_texts("tinystories:nowhere")
 
 
+def test_column_and_config_of_a_set_can_be_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("SYNREAL_CACHE", str(tmp_path / "cache"))
+    wiki = tmp_path / "wiki"
+    for config in ("wikitext-103-raw-v1", "wikitext-2-v1"):
+        (wiki / config).mkdir(parents=True)
+        made = datasets.Dataset.from_dict({"text": [config], "title": ["of it"]})
+        made.to_parquet(wiki / config / "train-0.parquet")
+    assert load_texts(f"wikitext:{wiki}#train")["text"][:] == ["wikitext-103-raw-v1"]
+    assert load_texts(f"wikitext:{wiki}?config=wikitext-2-v1")["text"][:] == ["wikitext-2-v1"]
+    assert load_texts(f"wikitext:{wiki}/wikitext-2-v1")["text"][:] == ["wikitext-2-v1"]
+    assert load_texts(f"{wiki}?column=title&config=wikitext-2-v1#train")["text"][:] == ["of it"]
+    assert load_texts(f"wikitext:{wiki}", column="title")["text"][:] == ["of it"]
+    with pytest.raises(InputError, match="found the folders .'wikitext-103-raw-v1', .* expected en; name"):
+        load_texts(f"{wiki}?config=en")
+    (wiki / "wikitext-103-raw-v1").rename(tmp_path / "away")
+    with pytest.raises(InputError, match="found the folders .'wikitext-2-v1'., expected wikitext-103-raw-v1"):
+        load_texts(f"wikitext:{wiki}")
+    with pytest.raises(InputError, match=r"found \?colum=title, expected column=NAME or config=NAME"):
+        load_texts(f"{wiki}?colum=title")
+    with pytest.raises(InputError, match="a part of austen has no splits, configs or columns"):
+        load_texts("austen/B?column=id")
+
+
+def test_a_config_of_the_hub_can_be_named(monkeypatch):
+    asked = []
+
+    def load(name, config, **kwargs):
+        asked.append((name, config, kwargs["split"]))
+        return datasets.Dataset.from_dict({"body": ["One."]})
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    load_texts("hub:owner/name?config=en&column=body#test")
+    load_texts("hub:wikitext?column=body&config=wikitext-2-v1")
+    assert asked == [("owner/name", "en", "test"), ("Salesforce/wikitext", "wikitext-2-v1", "train")]
+
+
 def test_a_preset_without_network(monkeypatch):
     def unreachable(*args, **kwargs):
         raise ConnectionError("no route")

@@ -20,28 +20,60 @@ from synreal.text.presets import PRESETS
 KINDS = (
     "expected austen/PART, a .txt file or a folder of them, .jsonl or .parquet file(s), a folder of "
     f"Dataset.save_to_disk, hub:owner/name#split, or one of {', '.join(PRESETS)} as PRESET:FOLDER or "
-    "hub:PRESET#split"
+    "hub:PRESET#split; ?column=NAME and ?config=NAME before the # name the column of texts and the part"
 )
+SAVED = ("state.json", "dataset_dict.json")  # one of them lies in a folder of Dataset.save_to_disk
+OPTIONS = ("column", "config")
 
 
-def load_texts(source: str, column: str = "text") -> datasets.Dataset:
-    """The text set that `source` names; texts of blanks alone are left out.
+def load_texts(source: str, column: str | None = None) -> datasets.Dataset:
+    """The text set that `source` names; rows without a text, or with blanks alone, are left out.
 
     Variables of the environment are filled in, and relative folders are looked up in the repository too. A
     .txt file has a text per paragraph (blank lines between them). Only `hub:` uses the network. `#split`
-    names a split of a hub or saved set. `column`: where the texts are, if the source does not say.
-    Raises InputError for a source that cannot be read, holds no text, or is not UTF-8.
+    names a split of a hub or saved set. "hub:owner/name?config=en&column=body#train" names the part of a set
+    that has several, in a local copy its folder, and the column of texts, as `column` does where the source
+    does not.
+    Raises InputError for a source that cannot be read, holds no text, or is not UTF-8, and for values that
+    are no text and rows without a cluster.
     """
     place, _, split = expanded(source).partition("#")
+    place, _, query = place.partition("?")
+    asked = _options(query, source)
     if place.startswith("austen/"):
+        if asked or split:
+            raise InputError(f"{source}: a part of austen has no splits, configs or columns to choose from")
         return austen(place.removeprefix("austen/"))  # type: ignore[arg-type]
     preset = PRESETS.get(re.sub("^hub:|:.*", "", place))
+    config = asked.get("config", preset.config if preset else None)
     if place.startswith("hub:"):
-        name, config = (preset.hub, preset.config) if preset else (place.removeprefix("hub:"), None)
+        name = preset.hub if preset else place.removeprefix("hub:")
         read = _from_hub(name, config, split or "train", source)
     else:
-        read = _from_disk(place_of(place.partition(":")[2] if preset else place), split or None, source)
-    return _named(read, preset.column if preset else column, source)
+        path = place_of(place.partition(":")[2] if preset else place)
+        if config:
+            path = _part_of(path, config, source, optional="config" not in asked)
+        read = _from_disk(path, split or None, source)
+    return _named(read, asked.get("column") or column or (preset.column if preset else "text"), source)
+
+
+def _options(query: str, source: str) -> dict[str, str]:
+    """What stands behind the "?" of a source, by name."""
+    pairs = [part.partition("=") for part in query.split("&")] if query else []
+    if wrong := [f"{name}{sign}{value}" for name, sign, value in pairs if name not in OPTIONS or not value]:
+        raise InputError(f"{source}: found ?{wrong[0]}, expected {' or '.join(f'{o}=NAME' for o in OPTIONS)}")
+    return {name: value for name, _, value in pairs}
+
+
+def _part_of(path: Path, config: str, source: str, optional: bool) -> Path:
+    """The folder of a config in a local copy; where `optional`, the folder may be the config's own."""
+    if (path / config).is_dir():
+        return path / config
+    own = path.is_file() or any(file.suffix in READERS or file.name in SAVED for file in path.iterdir())
+    if optional and own:
+        return path
+    found = sorted(file.name for file in path.iterdir() if file.is_dir()) if path.is_dir() else []
+    raise InputError(f"{source}: found the folders {found}, expected {config}; name one as ?config=NAME")
 
 
 def place_of(folder: str | Path) -> Path:
@@ -65,11 +97,11 @@ def _from_hub(name: str, config: str | None, split: str, source: str) -> dataset
             "network, or fetch the set on another machine and give the folder of its parquet files"
         ) from error
     except ValueError as error:
-        raise InputError(f"{source}: {error}") from error
+        raise InputError(f"{source}: {error}; a part is named as ?config=NAME, a split as #NAME") from error
 
 
 def _from_disk(path: Path, split: str | None, source: str) -> datasets.Dataset:
-    if (path / "state.json").exists() or (path / "dataset_dict.json").exists():
+    if any((path / name).exists() for name in SAVED):
         saved = datasets.load_from_disk(str(path))
         if isinstance(saved, datasets.Dataset) and split is None:
             return saved
