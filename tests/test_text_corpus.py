@@ -114,6 +114,34 @@ def test_bad_text_is_refused_with_its_file(tmp_path, content, message):
         load_texts(str(tmp_path / "bad.txt"))
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("bad.jsonl", b"", "found an empty file, expected rows of a json file"),
+        ("bad.parquet", b"", "found an empty file, expected rows of a parquet file"),
+        ("bad.parquet", b"PAR2", "cannot be read"),
+        ("bad.jsonl", b'{"text": "One."}\n{"text": "Two.\n{"text": "Three."}\n', "cannot be read"),
+        ("bad.jsonl", b'{"text": "caf\xe9"}\n', "column text: not UTF-8"),
+        ("bad.jsonl", b'{"words": "One."}\n', "no column text; found .'words'."),
+        ("bad.jsonl", b'{"text": 3}\n{"text": 4}\n', "column text: found 3 in row 0 .2 such rows.*strings"),
+        ("bad.jsonl", b'{"text": "One."}\n{"text": 4}\n', "column text: found 4 in row 1"),
+        ("bad.jsonl", b'{"text": ["One."]}\n', "column text: found .'One.'. in row 0"),
+        ("bad.jsonl", b'{"text": null}\n', "found 1 rows and no text in them"),
+        (
+            "bad.jsonl",
+            b'{"text": "One.", "cluster": "a"}\n{"text": "Two.", "cluster": null}\n',
+            "found 1 of 2 rows without a value in column cluster, expected one in each",
+        ),
+        ("bad.jsonl", b'{"text": "One.", "id": null}\n{"text": "Two.", "id": 4}\n', "value in column id"),
+    ],
+)  # fmt: skip
+def test_bad_tables_are_refused_with_what_was_found(tmp_path, monkeypatch, name, content, message):
+    monkeypatch.setenv("SYNREAL_CACHE", str(tmp_path / "cache"))
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=f"{name}.*{message}"):
+        load_texts(str(tmp_path / name))
+
+
 def test_sources_that_cannot_be_meant(tmp_path, monkeypatch):
     monkeypatch.setenv("SYNREAL_CACHE", str(tmp_path / "cache"))
     (tmp_path / "folder").mkdir()
@@ -123,7 +151,7 @@ def test_sources_that_cannot_be_meant(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="files of the kinds none"):
         load_texts(str(tmp_path / "folder"))
     datasets.Dataset.from_dict({"words": ["One."]}).save_to_disk(tmp_path / "saved")
-    with pytest.raises(InputError, match="no column text; found .'words'.; name the column"):
+    with pytest.raises(InputError, match="no column text; found .'words'.; name it as"):
         load_texts(str(tmp_path / "saved"))
     with pytest.raises(InputError, match="asked for split test, but it holds no splits"):
         load_texts(str(tmp_path / "saved#test"))

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import datasets
+import pandas as pd
 import pyarrow as pa
 from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 
@@ -145,6 +146,8 @@ def _read_txt(files: list[Path]) -> datasets.Dataset:
 
 def _reader(kind: str) -> Callable[[list[Path]], datasets.Dataset]:
     def read(files: list[Path]) -> datasets.Dataset:
+        if empty := [file for file in files if not file.stat().st_size]:
+            raise InputError(f"{empty[0]}: found an empty file, expected rows of a {kind} file")
         paths = [str(file.resolve()) for file in files]
         try:
             return datasets.load_dataset(
@@ -165,10 +168,11 @@ READERS = {".txt": _read_txt, ".jsonl": _reader("json"), ".parquet": _reader("pa
 def _named(ds: datasets.Dataset, column: str, source: str) -> datasets.Dataset:
     """The set with the columns of the contract, checked."""
     if column not in ds.column_names:
-        raise InputError(f"{source}: no column {column}; found {ds.column_names}; name the column of texts")
+        raise InputError(f"{source}: no column {column}; found {ds.column_names}; name it as ?column=NAME")
     if column != "text":
         ds = (ds.remove_columns("text") if "text" in ds.column_names else ds).rename_column(column, "text")
-    kept = [row for row, text in enumerate(ds["text"]) if isinstance(text, str) and text.strip()]
+    texts = _strings(ds, column, source)
+    kept = [row for row, text in enumerate(texts) if text and text.strip()]
     if not kept:
         raise InputError(f"{source}: found {len(ds)} rows and no text in them, expected at least one text")
     ds = ds.select(kept) if len(kept) < len(ds) else ds
@@ -179,4 +183,25 @@ def _named(ds: datasets.Dataset, column: str, source: str) -> datasets.Dataset:
     ):
         if name not in ds.column_names:
             ds = ds.add_column(name, values or ds["id"][:])
+        if lacking := int(pd.isna(pd.Series(ds[name][:], dtype=object)).sum()):
+            raise InputError(
+                f"{source}: found {lacking} of {len(ds)} rows without a value in column {name}, expected one "
+                "in each; fill the column, or leave it out"
+            )
     return ds
+
+
+def _strings(ds: datasets.Dataset, column: str, source: str) -> list[str | None]:
+    """The values of the column text, which the source calls `column`. InputError for other than strings."""
+    try:
+        texts = ds["text"][:]
+    except UnicodeDecodeError as error:
+        raise InputError(f"{source}: column {column}: not UTF-8 ({error}); convert it") from error
+    wrong = [row for row, text in enumerate(texts) if text is not None and not isinstance(text, str)]
+    if wrong:
+        found = f"{texts[wrong[0]]!r:.50} in row {wrong[0]}"
+        raise InputError(
+            f"{source}: column {column}: found {found} ({len(wrong)} such rows), expected strings; name the "
+            "column of texts as ?column=NAME"
+        )
+    return texts
