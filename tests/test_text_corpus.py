@@ -9,7 +9,7 @@ import pytest
 
 from synreal.errors import InputError
 from synreal.text.austen import LONGEST, LOOKED_AT, SHA256, TURNS, austen, chapters, pieces
-from synreal.text.guard import check_disjoint, runs
+from synreal.text.guard import check_disjoint, runs, units_of
 from synreal.text.presets import PRESETS
 from synreal.text.sources import load_texts, place_of
 
@@ -227,7 +227,38 @@ def test_the_guard_finds_a_run_of_words_whatever_its_dress():
     check_disjoint({"a": [SENTENCE.replace("april", "may")[:60]]}, {"b": [SENTENCE]})
 
 
-def test_short_texts_are_compared_whole_or_not_at_all():
-    assert list(runs("Yes, said Emma.")) == []
-    assert list(runs("One two three four five six seven.")) == ["one two three four five six seven"]
-    assert len(list(runs(SENTENCE))) == len(SENTENCE.split()) - 12
+def test_runs_are_of_thirteen_words():
+    assert list(runs(units_of("Yes, said Emma."))) == []
+    assert len(list(runs(units_of(SENTENCE)))) == len(SENTENCE.split()) - 12
+
+
+@pytest.mark.parametrize("way", [1, -1])
+def test_a_short_text_may_not_stand_in_a_longer_one(way):
+    short, long = (["the clocks were striking thirteen times"], [f"Then {SENTENCE}, he said."])
+    check_disjoint({"a": short}, {"b": long})  # six words prove nothing
+    one, other = [["And, the clocks were striking thirteen times!"], [SENTENCE]][::way]
+    with pytest.raises(InputError, match="a and b: 1 texts .*'and the clocks were striking thirteen times'"):
+        check_disjoint({"a": one}, {"b": other})
+
+
+def test_very_short_texts_count_when_many_are_the_same():
+    headlines = [f"Headline number {number}" for number in range(40)]
+    others = [f"Other headline {number}" for number in range(40)]
+    check_disjoint({"a": ["Yes."] * 40 + headlines}, {"b": ["Yes."] * 40 + others})
+    with pytest.raises(InputError, match="a and b: 40 texts of a .* first is text 0: 'headline number 0'"):
+        check_disjoint({"a": headlines}, {"b": [*others, *headlines]})
+
+
+@pytest.mark.parametrize(
+    ("sentence", "other"),
+    [
+        ("我们在这个寒冷的四月早晨听见所有的钟一起敲了十三下然后街上又安静下来", "我们在春天里"),
+        ("四月の晴れた寒い日で時計がどれも十三時を打っていたのを私は今でもよく覚えている", "四月の晴れた日"),
+        ("วันนั้นเป็นวันที่อากาศหนาวและท้องฟ้าแจ่มใสในเดือนเมษายนและนาฬิกาทุกเรือนกำลังตีบอกเวลาสิบสามนาฬิกา", "วันนั้นเป็นวันที่"),
+    ],
+)  # fmt: skip
+def test_scripts_without_spaces_are_compared_by_character(sentence, other):
+    judged = {"b": [f"{other}{sentence[3:]}{other}"]}
+    with pytest.raises(InputError, match="a and b: 1 texts of a share"):
+        check_disjoint({"a": [sentence]}, judged)
+    check_disjoint({"a": [other * 2]}, judged)

@@ -58,10 +58,11 @@ class Sets:
     test: datasets.Dataset
 
     def check(self) -> None:
-        """Raises InputError when text to learn from is also text to judge with."""
+        """Raises InputError when text to learn from, or to choose settings by, is also text to judge with."""
         training = {"the real text": self.real["text"], "the synthetic text": self.synthetic["text"]}
         judged = {"the validation text": self.validation["text"], "the test text": self.test["text"]}
         check_disjoint(training, judged)
+        check_disjoint({"the validation text": self.validation["text"]}, {"the test text": self.test["text"]})
 
 
 @dataclass(frozen=True)
