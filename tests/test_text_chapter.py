@@ -112,6 +112,8 @@ def test_text_to_judge_with_is_refused_for_training(plan, sets, tokenizer, work)
     test = sets.test.add_item({"text": f"Once, {long}.", "id": "y", "cluster": "y", "source": "y"})
     with pytest.raises(InputError, match="the real text and the test text: 1 texts"):
         run_study(plan, replace(sets, real=tuning, test=test), tokenizer, work)
+    with pytest.raises(InputError, match="the validation text and the test text: .* texts"):
+        run_study(plan, replace(sets, validation=sets.test), tokenizer, work)
 
 
 def test_every_model_is_scored_for_every_seed(trained, plan, sets):

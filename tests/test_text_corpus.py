@@ -9,7 +9,7 @@ import pytest
 
 from synreal.errors import InputError
 from synreal.text.austen import LONGEST, LOOKED_AT, SHA256, TURNS, austen, chapters, pieces
-from synreal.text.guard import check_disjoint, runs
+from synreal.text.guard import check_disjoint, runs, units_of
 from synreal.text.presets import PRESETS
 from synreal.text.sources import load_texts, place_of
 
@@ -114,6 +114,34 @@ def test_bad_text_is_refused_with_its_file(tmp_path, content, message):
         load_texts(str(tmp_path / "bad.txt"))
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("bad.jsonl", b"", "found an empty file, expected rows of a json file"),
+        ("bad.parquet", b"", "found an empty file, expected rows of a parquet file"),
+        ("bad.parquet", b"PAR2", "cannot be read"),
+        ("bad.jsonl", b'{"text": "One."}\n{"text": "Two.\n{"text": "Three."}\n', "cannot be read"),
+        ("bad.jsonl", b'{"text": "caf\xe9"}\n', "column text: not UTF-8"),
+        ("bad.jsonl", b'{"words": "One."}\n', "no column text; found .'words'."),
+        ("bad.jsonl", b'{"text": 3}\n{"text": 4}\n', "column text: found 3 in row 0 .2 such rows.*strings"),
+        ("bad.jsonl", b'{"text": "One."}\n{"text": 4}\n', "column text: found 4 in row 1"),
+        ("bad.jsonl", b'{"text": ["One."]}\n', "column text: found .'One.'. in row 0"),
+        ("bad.jsonl", b'{"text": null}\n', "found 1 rows and no text in them"),
+        (
+            "bad.jsonl",
+            b'{"text": "One.", "cluster": "a"}\n{"text": "Two.", "cluster": null}\n',
+            "found 1 of 2 rows without a value in column cluster, expected one in each",
+        ),
+        ("bad.jsonl", b'{"text": "One.", "id": null}\n{"text": "Two.", "id": 4}\n', "value in column id"),
+    ],
+)  # fmt: skip
+def test_bad_tables_are_refused_with_what_was_found(tmp_path, monkeypatch, name, content, message):
+    monkeypatch.setenv("SYNREAL_CACHE", str(tmp_path / "cache"))
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=f"{name}.*{message}"):
+        load_texts(str(tmp_path / name))
+
+
 def test_sources_that_cannot_be_meant(tmp_path, monkeypatch):
     monkeypatch.setenv("SYNREAL_CACHE", str(tmp_path / "cache"))
     (tmp_path / "folder").mkdir()
@@ -123,7 +151,7 @@ def test_sources_that_cannot_be_meant(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="files of the kinds none"):
         load_texts(str(tmp_path / "folder"))
     datasets.Dataset.from_dict({"words": ["One."]}).save_to_disk(tmp_path / "saved")
-    with pytest.raises(InputError, match="no column text; found .'words'.; name the column"):
+    with pytest.raises(InputError, match="no column text; found .'words'.; name it as"):
         load_texts(str(tmp_path / "saved"))
     with pytest.raises(InputError, match="asked for split test, but it holds no splits"):
         load_texts(str(tmp_path / "saved#test"))
@@ -136,6 +164,42 @@ def test_presets_read_a_local_copy_and_say_when_there_is_none(tmp_path, monkeypa
     assert {preset.kind for preset in PRESETS.values()} == {"real", "synthetic"}
     with pytest.raises(InputError, match="no such file or folder"):
         load_texts("tinystories:nowhere")
+
+
+def test_column_and_config_of_a_set_can_be_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("SYNREAL_CACHE", str(tmp_path / "cache"))
+    wiki = tmp_path / "wiki"
+    for config in ("wikitext-103-raw-v1", "wikitext-2-v1"):
+        (wiki / config).mkdir(parents=True)
+        made = datasets.Dataset.from_dict({"text": [config], "title": ["of it"]})
+        made.to_parquet(wiki / config / "train-0.parquet")
+    assert load_texts(f"wikitext:{wiki}#train")["text"][:] == ["wikitext-103-raw-v1"]
+    assert load_texts(f"wikitext:{wiki}?config=wikitext-2-v1")["text"][:] == ["wikitext-2-v1"]
+    assert load_texts(f"wikitext:{wiki}/wikitext-2-v1")["text"][:] == ["wikitext-2-v1"]
+    assert load_texts(f"{wiki}?column=title&config=wikitext-2-v1#train")["text"][:] == ["of it"]
+    assert load_texts(f"wikitext:{wiki}", column="title")["text"][:] == ["of it"]
+    with pytest.raises(InputError, match="found the folders .'wikitext-103-raw-v1', .* expected en; name"):
+        load_texts(f"{wiki}?config=en")
+    (wiki / "wikitext-103-raw-v1").rename(tmp_path / "away")
+    with pytest.raises(InputError, match="found the folders .'wikitext-2-v1'., expected wikitext-103-raw-v1"):
+        load_texts(f"wikitext:{wiki}")
+    with pytest.raises(InputError, match=r"found \?colum=title, expected column=NAME or config=NAME"):
+        load_texts(f"{wiki}?colum=title")
+    with pytest.raises(InputError, match="a part of austen has no splits, configs or columns"):
+        load_texts("austen/B?column=id")
+
+
+def test_a_config_of_the_hub_can_be_named(monkeypatch):
+    asked = []
+
+    def load(name, config, **kwargs):
+        asked.append((name, config, kwargs["split"]))
+        return datasets.Dataset.from_dict({"body": ["One."]})
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    load_texts("hub:owner/name?config=en&column=body#test")
+    load_texts("hub:wikitext?column=body&config=wikitext-2-v1")
+    assert asked == [("owner/name", "en", "test"), ("Salesforce/wikitext", "wikitext-2-v1", "train")]
 
 
 def test_a_preset_without_network(monkeypatch):
@@ -163,7 +227,38 @@ def test_the_guard_finds_a_run_of_words_whatever_its_dress():
     check_disjoint({"a": [SENTENCE.replace("april", "may")[:60]]}, {"b": [SENTENCE]})
 
 
-def test_short_texts_are_compared_whole_or_not_at_all():
-    assert list(runs("Yes, said Emma.")) == []
-    assert list(runs("One two three four five six seven.")) == ["one two three four five six seven"]
-    assert len(list(runs(SENTENCE))) == len(SENTENCE.split()) - 12
+def test_runs_are_of_thirteen_words():
+    assert list(runs(units_of("Yes, said Emma."))) == []
+    assert len(list(runs(units_of(SENTENCE)))) == len(SENTENCE.split()) - 12
+
+
+@pytest.mark.parametrize("way", [1, -1])
+def test_a_short_text_may_not_stand_in_a_longer_one(way):
+    short, long = (["the clocks were striking thirteen times"], [f"Then {SENTENCE}, he said."])
+    check_disjoint({"a": short}, {"b": long})  # six words prove nothing
+    one, other = [["And, the clocks were striking thirteen times!"], [SENTENCE]][::way]
+    with pytest.raises(InputError, match="a and b: 1 texts .*'and the clocks were striking thirteen times'"):
+        check_disjoint({"a": one}, {"b": other})
+
+
+def test_very_short_texts_count_when_many_are_the_same():
+    headlines = [f"Headline number {number}" for number in range(40)]
+    others = [f"Other headline {number}" for number in range(40)]
+    check_disjoint({"a": ["Yes."] * 40 + headlines}, {"b": ["Yes."] * 40 + others})
+    with pytest.raises(InputError, match="a and b: 40 texts of a .* first is text 0: 'headline number 0'"):
+        check_disjoint({"a": headlines}, {"b": [*others, *headlines]})
+
+
+@pytest.mark.parametrize(
+    ("sentence", "other"),
+    [
+        ("我们在这个寒冷的四月早晨听见所有的钟一起敲了十三下然后街上又安静下来", "我们在春天里"),
+        ("四月の晴れた寒い日で時計がどれも十三時を打っていたのを私は今でもよく覚えている", "四月の晴れた日"),
+        ("วันนั้นเป็นวันที่อากาศหนาวและท้องฟ้าแจ่มใสในเดือนเมษายนและนาฬิกาทุกเรือนกำลังตีบอกเวลาสิบสามนาฬิกา", "วันนั้นเป็นวันที่"),
+    ],
+)  # fmt: skip
+def test_scripts_without_spaces_are_compared_by_character(sentence, other):
+    judged = {"b": [f"{other}{sentence[3:]}{other}"]}
+    with pytest.raises(InputError, match="a and b: 1 texts of a share"):
+        check_disjoint({"a": [sentence]}, judged)
+    check_disjoint({"a": [other * 2]}, judged)

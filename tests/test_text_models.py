@@ -18,7 +18,7 @@ from synreal.text.rows import IGNORED, cut_alike, encode, pack, training_rows
 from synreal.text.sample import Sampling, continue_texts, first_words, sample_texts
 from synreal.text.score import Losses, held_out, losses, scored
 from synreal.text.tokenizer import END, learn_tokenizer, load_tokenizer
-from synreal.text.train import next_token_loss, pretrained, token_losses, tuned
+from synreal.text.train import Looks, next_token_loss, pretrained, token_losses, tuned
 from synreal.train.recipes import Recipe
 
 TEXTS = [
@@ -136,14 +136,25 @@ def test_pretraining_and_tuning_are_kept_and_repeatable(tmp_path, config, rows, 
     start = pretrained(config, rows, RECIPE, tmp_path)
     assert pretrained(config, rows, RECIPE, tmp_path) == start
     before = (start / "model.safetensors").stat().st_mtime_ns
-    out = tuned(start, rows[:6], "full", RECIPE, tmp_path, lambda m: {"loss": 1.0}, every=3)
+    out = tuned(start, rows[:6], "full", RECIPE, tmp_path, Looks(lambda m: {"loss": 1.0}, "one", 3))
     assert pd.read_csv(out / "curve.csv")["step"].tolist() == [0, 3, 6]
     assert (start / "model.safetensors").stat().st_mtime_ns == before
     assert not list(tmp_path.glob("*.training")) and not list(tmp_path.glob("*.partial"))
     other = tuned(start, rows[:6], "full", RECIPE, tmp_path / "other")
-    assert other.name == out.name
     weights = [load_gpt2(folder).transformer.wte.weight for folder in (out, other, start)]
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+
+
+def test_a_curve_is_kept_for_the_text_and_the_steps_it_was_watched_at(tmp_path, config, rows):
+    start = pretrained(config, rows, RECIPE, tmp_path)
+
+    def curve(value, of, every=3):
+        out = tuned(start, rows[:6], "full", RECIPE, tmp_path, Looks(lambda m: {"loss": value}, of, every))
+        return pd.read_csv(out / "curve.csv")
+
+    assert set(curve(1.0, "one")["loss"]) == set(curve(2.0, "one")["loss"]) == {1.0}  # kept
+    assert set(curve(2.0, "two")["loss"]) == {2.0}
+    assert curve(1.0, "one", every=2)["step"].tolist() == [0, 2, 4, 6]
 
 
 @pytest.mark.parametrize("method", ["head", "lp-ft", "wise-ft"])

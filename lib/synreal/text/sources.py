@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import datasets
+import pandas as pd
 import pyarrow as pa
 from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 
@@ -20,28 +21,60 @@ from synreal.text.presets import PRESETS
 KINDS = (
     "expected austen/PART, a .txt file or a folder of them, .jsonl or .parquet file(s), a folder of "
     f"Dataset.save_to_disk, hub:owner/name#split, or one of {', '.join(PRESETS)} as PRESET:FOLDER or "
-    "hub:PRESET#split"
+    "hub:PRESET#split; ?column=NAME and ?config=NAME before the # name the column of texts and the part"
 )
+SAVED = ("state.json", "dataset_dict.json")  # one of them lies in a folder of Dataset.save_to_disk
+OPTIONS = ("column", "config")
 
 
-def load_texts(source: str, column: str = "text") -> datasets.Dataset:
-    """The text set that `source` names; texts of blanks alone are left out.
+def load_texts(source: str, column: str | None = None) -> datasets.Dataset:
+    """The text set that `source` names; rows without a text, or with blanks alone, are left out.
 
     Variables of the environment are filled in, and relative folders are looked up in the repository too. A
     .txt file has a text per paragraph (blank lines between them). Only `hub:` uses the network. `#split`
-    names a split of a hub or saved set. `column`: where the texts are, if the source does not say.
-    Raises InputError for a source that cannot be read, holds no text, or is not UTF-8.
+    names a split of a hub or saved set. "hub:owner/name?config=en&column=body#train" names the part of a set
+    that has several, in a local copy its folder, and the column of texts, as `column` does where the source
+    does not.
+    Raises InputError for a source that cannot be read, holds no text, or is not UTF-8, and for values that
+    are no text and rows without a cluster.
     """
     place, _, split = expanded(source).partition("#")
+    place, _, query = place.partition("?")
+    asked = _options(query, source)
     if place.startswith("austen/"):
+        if asked or split:
+            raise InputError(f"{source}: a part of austen has no splits, configs or columns to choose from")
         return austen(place.removeprefix("austen/"))  # type: ignore[arg-type]
     preset = PRESETS.get(re.sub("^hub:|:.*", "", place))
+    config = asked.get("config", preset.config if preset else None)
     if place.startswith("hub:"):
-        name, config = (preset.hub, preset.config) if preset else (place.removeprefix("hub:"), None)
+        name = preset.hub if preset else place.removeprefix("hub:")
         read = _from_hub(name, config, split or "train", source)
     else:
-        read = _from_disk(place_of(place.partition(":")[2] if preset else place), split or None, source)
-    return _named(read, preset.column if preset else column, source)
+        path = place_of(place.partition(":")[2] if preset else place)
+        if config:
+            path = _part_of(path, config, source, optional="config" not in asked)
+        read = _from_disk(path, split or None, source)
+    return _named(read, asked.get("column") or column or (preset.column if preset else "text"), source)
+
+
+def _options(query: str, source: str) -> dict[str, str]:
+    """What stands behind the "?" of a source, by name."""
+    pairs = [part.partition("=") for part in query.split("&")] if query else []
+    if wrong := [f"{name}{sign}{value}" for name, sign, value in pairs if name not in OPTIONS or not value]:
+        raise InputError(f"{source}: found ?{wrong[0]}, expected {' or '.join(f'{o}=NAME' for o in OPTIONS)}")
+    return {name: value for name, _, value in pairs}
+
+
+def _part_of(path: Path, config: str, source: str, optional: bool) -> Path:
+    """The folder of a config in a local copy; where `optional`, the folder may be the config's own."""
+    if (path / config).is_dir():
+        return path / config
+    own = path.is_file() or any(file.suffix in READERS or file.name in SAVED for file in path.iterdir())
+    if optional and own:
+        return path
+    found = sorted(file.name for file in path.iterdir() if file.is_dir()) if path.is_dir() else []
+    raise InputError(f"{source}: found the folders {found}, expected {config}; name one as ?config=NAME")
 
 
 def place_of(folder: str | Path) -> Path:
@@ -65,11 +98,11 @@ def _from_hub(name: str, config: str | None, split: str, source: str) -> dataset
             "network, or fetch the set on another machine and give the folder of its parquet files"
         ) from error
     except ValueError as error:
-        raise InputError(f"{source}: {error}") from error
+        raise InputError(f"{source}: {error}; a part is named as ?config=NAME, a split as #NAME") from error
 
 
 def _from_disk(path: Path, split: str | None, source: str) -> datasets.Dataset:
-    if (path / "state.json").exists() or (path / "dataset_dict.json").exists():
+    if any((path / name).exists() for name in SAVED):
         saved = datasets.load_from_disk(str(path))
         if isinstance(saved, datasets.Dataset) and split is None:
             return saved
@@ -113,6 +146,8 @@ def _read_txt(files: list[Path]) -> datasets.Dataset:
 
 def _reader(kind: str) -> Callable[[list[Path]], datasets.Dataset]:
     def read(files: list[Path]) -> datasets.Dataset:
+        if empty := [file for file in files if not file.stat().st_size]:
+            raise InputError(f"{empty[0]}: found an empty file, expected rows of a {kind} file")
         paths = [str(file.resolve()) for file in files]
         try:
             return datasets.load_dataset(
@@ -133,10 +168,11 @@ READERS = {".txt": _read_txt, ".jsonl": _reader("json"), ".parquet": _reader("pa
 def _named(ds: datasets.Dataset, column: str, source: str) -> datasets.Dataset:
     """The set with the columns of the contract, checked."""
     if column not in ds.column_names:
-        raise InputError(f"{source}: no column {column}; found {ds.column_names}; name the column of texts")
+        raise InputError(f"{source}: no column {column}; found {ds.column_names}; name it as ?column=NAME")
     if column != "text":
         ds = (ds.remove_columns("text") if "text" in ds.column_names else ds).rename_column(column, "text")
-    kept = [row for row, text in enumerate(ds["text"]) if isinstance(text, str) and text.strip()]
+    texts = _strings(ds, column, source)
+    kept = [row for row, text in enumerate(texts) if text and text.strip()]
     if not kept:
         raise InputError(f"{source}: found {len(ds)} rows and no text in them, expected at least one text")
     ds = ds.select(kept) if len(kept) < len(ds) else ds
@@ -147,4 +183,25 @@ def _named(ds: datasets.Dataset, column: str, source: str) -> datasets.Dataset:
     ):
         if name not in ds.column_names:
             ds = ds.add_column(name, values or ds["id"][:])
+        if lacking := int(pd.isna(pd.Series(ds[name][:], dtype=object)).sum()):
+            raise InputError(
+                f"{source}: found {lacking} of {len(ds)} rows without a value in column {name}, expected one "
+                "in each; fill the column, or leave it out"
+            )
     return ds
+
+
+def _strings(ds: datasets.Dataset, column: str, source: str) -> list[str | None]:
+    """The values of the column text, which the source calls `column`. InputError for other than strings."""
+    try:
+        texts = ds["text"][:]
+    except UnicodeDecodeError as error:
+        raise InputError(f"{source}: column {column}: not UTF-8 ({error}); convert it") from error
+    wrong = [row for row, text in enumerate(texts) if text is not None and not isinstance(text, str)]
+    if wrong:
+        found = f"{texts[wrong[0]]!r:.50} in row {wrong[0]}"
+        raise InputError(
+            f"{source}: column {column}: found {found} ({len(wrong)} such rows), expected strings; name the "
+            "column of texts as ?column=NAME"
+        )
+    return texts

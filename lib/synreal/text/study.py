@@ -17,7 +17,7 @@ from synreal.text.gpt2 import gpt2_config
 from synreal.text.guard import check_disjoint
 from synreal.text.rows import cut_alike, encode, training_rows
 from synreal.text.score import Held, held_out, mean_loss, scored
-from synreal.text.train import pretrained, tuned
+from synreal.text.train import Looks, digest, pretrained, tuned
 from synreal.train.recipes import Recipe
 from synreal.train.tune import Method
 
@@ -58,10 +58,11 @@ class Sets:
     test: datasets.Dataset
 
     def check(self) -> None:
-        """Raises InputError when text to learn from is also text to judge with."""
+        """Raises InputError when text to learn from, or to choose settings by, is also text to judge with."""
         training = {"the real text": self.real["text"], "the synthetic text": self.synthetic["text"]}
         judged = {"the validation text": self.validation["text"], "the test text": self.test["text"]}
         check_disjoint(training, judged)
+        check_disjoint({"the validation text": self.validation["text"]}, {"the test text": self.test["text"]})
 
 
 @dataclass(frozen=True)
@@ -156,18 +157,12 @@ def _train_family(
     config = gpt2_config(plan.architecture, tokenizer)
     steps = plan.pretraining.steps + (plan.tuning.steps if base == BOTH else 0)
     start = pretrained(config, rows[base], replace(plan.pretraining, steps=steps, seed=seed), work)
-    recipe, every = replace(plan.tuning, seed=seed), max(1, plan.tuning.steps // plan.looks)
+    every = max(1, plan.tuning.steps // plan.looks)
+    looks = Looks(lambda m: {"loss": mean_loss(m, validation)}, digest(validation.rows), every)
+    recipe = replace(plan.tuning, seed=seed)
     folders = {base: start}
     for tuning, name in zip(TUNINGS[base], tuned_names(base, TUNINGS[base]), strict=True):
-        folders[name] = tuned(
-            start,
-            rows[tuning],
-            plan.method,
-            recipe,
-            work,
-            lambda m: {"loss": mean_loss(m, validation)},
-            every,
-        )
+        folders[name] = tuned(start, rows[tuning], plan.method, recipe, work, looks)
     for folder in folders.values():
         scored(folder, test)
     return folders

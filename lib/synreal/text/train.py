@@ -4,7 +4,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,15 @@ def next_token_loss(rows: Tensor) -> Loss:
     return loss
 
 
+@dataclass(frozen=True)
+class Looks:
+    """What is looked at while a network is tuned."""
+
+    watch: Watch
+    of: str  # what `watch` depends on, such as the `digest` of its rows; the kept curve is named after it
+    every: int | None = None  # steps
+
+
 def pretrained(config: GPT2Config, rows: Tensor, recipe: Recipe, work: Path) -> Path:
     """The folder below `work` of a network trained on rows [n, context + 1] from nothing.
 
@@ -64,23 +73,24 @@ def tuned(
     method: Method,
     recipe: Recipe,
     work: Path,
-    watch: Watch | None = None,
-    every: int | None = None,
+    looks: Looks | None = None,
 ) -> Path:
     """The folder below `work` of the network in `start` after `tune` on rows; named and kept as `pretrained`.
 
-    curve.csv in it holds what `watch` saw, every so many steps.
+    curve.csv in it holds what the looks saw.
     """
     if method == "lora" and load_gpt2(start).config.tie_word_embeddings:
         raise InputError(
             "method lora: the head of this network is its embedding of tokens, which the additions would "
             "change too; choose full, head, lp-ft or wise-ft"
         )
-    inputs = {"start": start.name, "rows": digest(rows), "method": method, "recipe": asdict(recipe)}
+    inputs: dict[str, Any] = {"start": start.name, "rows": digest(rows), "method": method}
+    inputs |= {"recipe": asdict(recipe), "looks": [looks.of, looks.every] if looks else None}
     out = work / _name(inputs)
     if not out.exists():
         model = load_gpt2(start)
         tunable = Tunable(model, next_token_loss(rows), len(rows), head_of(model), inputs=inputs)
+        watch, every = (looks.watch, looks.every) if looks else (None, None)
         done = tune(tunable, method, recipe, _state(out), watch, every)
         _finish(out, model, {"curve.csv": done.curve.to_csv(index=False)})
     return out
