@@ -78,6 +78,7 @@ def share_of_peak(model: torch.nn.Module, context: int, rate: float) -> str:
 
 def main() -> None:
     gpu = torch.cuda.is_available()
+    second = "second" if gpu else "second of the processor"
     defaults = ["gpt2", "1024", "16", "30"] if gpu else ["mini", "128", "8", "60"]
     given = sys.argv[1:] + defaults[len(sys.argv) - 1 :]
     architecture, (context, batch, steps) = given[0], map(int, given[1:])
@@ -90,11 +91,12 @@ def main() -> None:
     for name, way in ways.items():
         model = new_gpt2(config, 0)
         rate = batch * context / way(model, rows, recipe)
-        print(f"{name}: {rate:,.0f} tokens per second{share_of_peak(model, context, rate)}", flush=True)
+        print(f"{name}: {rate:,.0f} tokens per {second}{share_of_peak(model, context, rate)}", flush=True)
     model.to(fastest_device()).eval()
     start = clock()
     texts = continue_texts(model, [[1]] * 64, list(range(64)), Sampling(1.0, 1.0), tokenizer.eos_token_id)
-    print(f"sampling 64 texts at once: {sum(map(len, texts)) / (clock() - start):,.0f} tokens per second")
+    rate = sum(map(len, texts)) / (clock() - start)
+    print(f"sampling 64 texts at once: {rate:,.0f} tokens per {second}")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from synreal.book.claims import load_claims
 from synreal.book.record import Study, read_results
 from synreal.book.text import CONTRASTS, record_losses, record_texts
 from synreal.errors import InputError
-from synreal.text.gpt2 import load_gpt2, new_gpt2
+from synreal.text.gpt2 import gpt2_config, load_gpt2, new_gpt2
 from synreal.text.lacks import compare_texts, sweep
 from synreal.text.measures import compare, coverage, measure_texts, same_amount, words_of
 from synreal.text.study import (
@@ -96,6 +96,37 @@ def test_real_and_synthetic_text_are_equal_in_amount(plan, sets, tokenizer):
     assert (rows[SEEN] == rows[REAL][: len(rows["RealTune"])]).all()
     other = training_text(plan, sets, tokenizer, 1)
     assert rows[REAL].shape != other[REAL].shape or (rows[REAL] != other[REAL]).any()
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"seeds": ()}, r"seeds: found \[\], expected two or more different ones"),
+        ({"seeds": (1, 1)}, r"seeds: found \[1, 1\]"),
+        ({"context": 33}, "context: found 33, expected 1 to the 32 positions of "),
+        ({"method": "flyp"}, "method: found 'flyp', expected full, head, lp-ft, wise-ft or lora"),
+        ({"method": "lora"}, "method lora: the head of this network is its embedding"),
+    ],
+)
+def test_a_plan_that_cannot_be_carried_out_is_refused_before_any_training(
+    plan, sets, tokenizer, tmp_path, change, reason
+):
+    with pytest.raises(InputError, match=reason):
+        run_study(replace(plan, **change), sets, tokenizer, tmp_path / "work")
+    assert not (tmp_path / "work").exists()
+
+
+def test_too_little_test_text_is_refused_before_any_training(plan, sets, tokenizer, tmp_path):
+    with pytest.raises(InputError, match="test text: found 3 clusters, expected 10 or more"):
+        run_study(plan, replace(sets, test=sets.test.select(range(12))), tokenizer, tmp_path / "work")
+    assert not (tmp_path / "work").exists()
+
+
+def test_another_tokenizer_of_the_same_size_is_refused(folder, tokenizer):
+    other = learn_tokenizer(["quite other words than those before, so that other pairs are joined"], 290)
+    assert gpt2_config(str(folder), tokenizer)
+    with pytest.raises(InputError, match="tokenizer: it has another vocabulary than that in "):
+        gpt2_config(str(folder), other)
 
 
 def test_texts_of_the_comparison_were_never_trained_on(plan, sets):

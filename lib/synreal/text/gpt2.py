@@ -9,7 +9,7 @@ from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from synreal.errors import InputError
-from synreal.text.tokenizer import check_fits, load_tokenizer
+from synreal.text.tokenizer import check_fits, has_tokenizer, load_tokenizer
 
 # By name: GPT-2 in the paper's size (the config's own defaults, 124 million parameters), and smaller ones.
 SIZES: dict[str, dict[str, Any]] = {
@@ -23,13 +23,20 @@ SMALL = {"activation_function": "gelu_pytorch_tanh", "resid_pdrop": 0.0, "embd_p
 
 
 def gpt2_config(architecture: str, tokenizer: PreTrainedTokenizerFast) -> GPT2Config:
-    """The config of a network to train: one of SIZES, or that of a folder with a GPT-2 config.json."""
+    """The config of a network to train: one of SIZES, or that of a folder with a GPT-2 config.json.
+
+    Raises InputError where there is no such folder, or the tokenizer is not the one that lies there.
+    """
     ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     if architecture in SIZES:
         given = SIZES[architecture] | (SMALL if SIZES[architecture] else {})
         return GPT2Config(vocab_size=len(tokenizer), **given, **ends)
     config = _read_config(Path(architecture))
     check_fits(tokenizer, config, architecture)
+    if has_tokenizer(architecture) and load_tokenizer(architecture).get_vocab() != tokenizer.get_vocab():
+        raise InputError(
+            f"tokenizer: it has another vocabulary than that in {architecture}; give the same to both"
+        )
     return config
 
 

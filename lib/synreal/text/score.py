@@ -73,6 +73,15 @@ def scored(folder: Path, held: Held) -> pd.DataFrame:
     return pd.read_parquet(file)
 
 
+def check_clusters(count: int) -> None:
+    """Raises InputError where the test text has too few clusters for an interval."""
+    if count < MINIMUM_IMAGES:
+        raise InputError(
+            f"test text: found {count} clusters, expected {MINIMUM_IMAGES} or more for an interval; give "
+            "more texts, or a column cluster that tells what belongs together"
+        )
+
+
 class Losses:
     """What models of several seeds lose on the same clusters, and intervals of it.
 
@@ -85,11 +94,7 @@ class Losses:
     ) -> None:
         first = next(iter(tables.values()))
         self.clusters = len(first[0])
-        if len(first) < 2 or self.clusters < MINIMUM_IMAGES:
-            raise InputError(
-                f"losses: found {len(first)} seeds and {self.clusters} clusters of test text, expected 2 and "
-                f"{MINIMUM_IMAGES} or more for an interval"
-            )
+        check_clusters(self.clusters)
         nats = [np.stack([table["nats"] for table in by_seed], 1) for by_seed in tables.values()]
         columns = np.concatenate([first[0][["tokens", "bytes"]].to_numpy(), *nats], 1)
         # row 0 of all that follows is the text itself, the other rows are draws

@@ -10,14 +10,14 @@ import pandas as pd
 import torch
 from joblib import Parallel, delayed
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
+from transformers import GPT2Config, PreTrainedTokenizerFast
 
 from synreal.errors import InputError
 from synreal.text.gpt2 import gpt2_config
 from synreal.text.guard import check_disjoint
 from synreal.text.rows import cut_alike, encode, training_rows
-from synreal.text.score import Held, held_out, mean_loss, scored
-from synreal.text.train import Looks, digest, pretrained, tuned
+from synreal.text.score import Held, check_clusters, held_out, mean_loss, scored
+from synreal.text.train import Looks, check_method, digest, pretrained, tuned
 from synreal.train.recipes import Recipe
 from synreal.train.tune import Method
 
@@ -46,6 +46,17 @@ class Plan:
     method: Method = "full"
     seeds: tuple[int, ...] = (0, 1, 2)  # each with its own texts, first weights and order
     looks: int = 4  # at the validation loss, while a model is tuned
+
+    def check(self, config: GPT2Config) -> None:
+        """Raises InputError for what a network of this config cannot do, before any is trained."""
+        if len(self.seeds) < 2 or len(set(self.seeds)) < len(self.seeds):
+            raise InputError(f"seeds: found {list(self.seeds)}, expected two or more different ones")
+        if not 1 <= self.context <= config.n_positions:
+            raise InputError(
+                f"context: found {self.context}, expected 1 to the {config.n_positions} positions of "
+                f"{self.architecture}"
+            )
+        check_method(self.method, config)
 
 
 @dataclass(frozen=True)
@@ -91,10 +102,11 @@ def run_study(
 
     Real and synthetic text, of pretraining and of tuning, are equal in texts and in tokens.
     """
+    plan.check(gpt2_config(plan.architecture, tokenizer))
     sets.check()
-    gpt2_config(plan.architecture, tokenizer)  # a wrong one is refused before anything is computed
     validation = held_out("validation", sets.validation, tokenizer, plan.context)
     test = held_out("test", sets.test, tokenizer, plan.context)
+    check_clusters(len(test.size))
     rows = {seed: training_text(plan, sets, tokenizer, seed) for seed in plan.seeds}
     jobs = [(seed, base) for base in TUNINGS for seed in plan.seeds]
     train = delayed(_train_family)

@@ -10,6 +10,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from synreal.errors import InputError
 
 END = "<|endoftext|>"
+FILES = ("tokenizer.json", "vocab.json")  # one of them
 PADDED = 128  # by up to so many rows an embedding may exceed its vocabulary, to be a round number
 
 
@@ -28,11 +29,15 @@ def learn_tokenizer(texts: Iterable[str], vocabulary: int = 1024) -> PreTrainedT
     return PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token=END, eos_token=END)
 
 
+def has_tokenizer(folder: str | Path) -> bool:
+    """Whether a tokenizer lies in a folder."""
+    return any((Path(folder) / name).is_file() for name in FILES)
+
+
 def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
     """The tokenizer in a folder, in the format of transformers (tokenizer.json, or GPT-2's two files)."""
-    names = ("tokenizer.json", "vocab.json")
-    if not any((Path(folder) / name).is_file() for name in names):
-        raise InputError(f"{folder}: no tokenizer; expected {' or '.join(names)} in this folder")
+    if not has_tokenizer(folder):
+        raise InputError(f"{folder}: no tokenizer; expected {' or '.join(FILES)} in this folder")
     tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
     if tokenizer.eos_token_id is None:
         raise InputError(f"{folder}: the tokenizer names no eos_token, which separates texts; name one")

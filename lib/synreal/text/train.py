@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -79,11 +79,7 @@ def tuned(
 
     curve.csv in it holds what the looks saw.
     """
-    if method == "lora" and load_gpt2(start).config.tie_word_embeddings:
-        raise InputError(
-            "method lora: the head of this network is its embedding of tokens, which the additions would "
-            "change too; choose full, head, lp-ft or wise-ft"
-        )
+    check_method(method, load_gpt2(start).config)
     inputs: dict[str, Any] = {"start": start.name, "rows": digest(rows), "method": method}
     inputs |= {"recipe": asdict(recipe), "looks": [looks.of, looks.every] if looks else None}
     out = work / _name(inputs)
@@ -94,6 +90,17 @@ def tuned(
         done = tune(tunable, method, recipe, _state(out), watch, every)
         _finish(out, model, {"curve.csv": done.curve.to_csv(index=False)})
     return out
+
+
+def check_method(method: Method, config: GPT2Config) -> None:
+    """Raises InputError for a method that does not tune a language model of this config."""
+    if method not in get_args(Method) or method == "flyp":  # which sets images beside captions
+        raise InputError(f"method: found {method!r}, expected full, head, lp-ft, wise-ft or lora")
+    if method == "lora" and config.tie_word_embeddings:
+        raise InputError(
+            "method lora: the head of this network is its embedding of tokens, which the additions would "
+            "change too; choose full, head, lp-ft or wise-ft"
+        )
 
 
 def digest(rows: Tensor) -> str:
