@@ -92,7 +92,7 @@ def test_every_method_gives_a_checkpoint_that_opens(checkpoints, kind, method, t
 
 
 def test_clip_begins_with_its_zero_shot_answers(checkpoints, tmp_path):
-    still = replace(RECIPE, learning_rate=0.0, steps=1)
+    still = replace(RECIPE, learning_rate=1e-12)
     tune_checkpoint(checkpoints["clip"], images(), tmp_path / "out", "full", still)
     found, zero_shot = load_classifier(tmp_path / "out"), load_classifier(checkpoints["clip"])
     torch.testing.assert_close(found.logits(pixels()), zero_shot.logits(pixels()), atol=1e-5, rtol=1e-5)
@@ -199,6 +199,16 @@ def test_classes_are_matched_by_name(checkpoints):
         ({"images": images(2)}, "images: found 2 for 3 classes, expected at least one of each"),
         ({"method": "sgd"}, "method: found 'sgd', expected one of full, head"),
         ({"method": "flyp"}, "flyp contrasts images with captions"),
+        ({"recipe": replace(RECIPE, steps=0)}, "steps: found 0, expected a number above 0"),
+        ({"recipe": replace(RECIPE, batch_size=0)}, "batch_size: found 0, expected a number above 0"),
+        ({"recipe": replace(RECIPE, micro_batch=0)}, "micro_batch: found 0, expected a number above 0"),
+        ({"recipe": replace(RECIPE, learning_rate=float("nan"))}, "learning_rate: found nan, expected"),
+        ({"recipe": replace(RECIPE, learning_rate=-1.0)}, "learning_rate: found -1.0, expected"),
+        (
+            {"recipe": replace(RECIPE, warmup_steps=4)},
+            r"warmup_steps: found 4, expected .* less than steps \(4\)",
+        ),
+        ({"recipe": replace(RECIPE, seed=2**32)}, r"seed: found 4294967296, expected 0 to 2\*\*32 - 1"),
     ],
 )
 def test_bad_input_leaves_nothing_behind(checkpoints, given, told, tmp_path):

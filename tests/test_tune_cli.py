@@ -38,7 +38,9 @@ def tune(tiny, tmp_path, monkeypatch, capsys):
     def run(*options):
         given = ["tune", "--checkpoint", tiny, "--images", "scenes/train", "--count", "40"]
         given += ["--out", tmp_path / "out"]
-        monkeypatch.setattr(sys, "argv", ["synreal", *map(str, given), "--steps", "4", *options])
+        monkeypatch.setattr(
+            sys, "argv", ["synreal", *map(str, given), "--steps", "4", "--warmup-steps", "1", *options]
+        )
         with pytest.raises(SystemExit) as stop:
             cli.main()
         shown = capsys.readouterr()
@@ -88,6 +90,9 @@ def test_without_validation_recipe_and_losses_are_reported(tune, tmp_path):
         (["--known", "imagenet"], "--known imagenet: expected a name and a place"),
         (["--known", "a=one", "--known", "a=two"], "--known: the names ['a'] are taken"),
         (["--learning-rate", "-1"], "learning_rate: found -1.0, expected a number above 0"),
+        (["--learning-rate", "nan"], "learning_rate: found nan, expected a number above 0"),
+        (["--warmup-steps", "4"], "warmup_steps: found 4, expected 0 or more, and less than steps (4)"),
+        (["--seed", "10000000000000000"], "seed: found 10000000000000000, expected 0 to 2**32 - 1"),
         (["--validation", "scenes/train"], "test images belong to a cluster that is in the training set"),
     ],
 )

@@ -23,7 +23,7 @@ from synreal.models.load import WEIGHTS_FILE, load_classifier, save_checkpoint
 from synreal.models.tower import tower_from_zero_shot
 from synreal.train.curve import CURVE_FILE, LOSS_FILE, Watch
 from synreal.train.loop import Loss, device_of
-from synreal.train.recipes import Recipe, default_recipe
+from synreal.train.recipes import Recipe, check_recipe, default_recipe
 from synreal.train.state import check_same_run, note_run
 from synreal.train.tune import RUN_FILE, Method, Tunable, tune
 from synreal.train.tuning_data import TuningData, check_images
@@ -50,11 +50,14 @@ def tune_checkpoint(
     stands in `curve.csv` beside the card, the losses in `losses.csv`.
     A finished folder is not trained again and an interrupted one goes on; one made from anything else is
     refused. The card's field `training` says what was tuned on what.
-    Raises InputError for classes that the checkpoint lacks, fewer images than classes, and as `tune` does.
+    Raises InputError for classes that the checkpoint lacks, fewer images than classes, and as `check_recipe`
+    and `tune` do.
     """
-    classifier = load_classifier(open_card(checkpoint))
-    recipe = recipe or default_recipe(classifier.card, len(images))
-    check_images(images, classifier.card)
+    card = open_card(checkpoint)
+    recipe = recipe or default_recipe(card, len(images))
+    check_recipe(recipe)
+    check_images(images, card)
+    classifier = load_classifier(card)
     inputs = {
         "checkpoint": classifier.model_hash, "images": image_set_hash(images), "method": method,
         "recipe": asdict(recipe),

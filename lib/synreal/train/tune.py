@@ -1,6 +1,6 @@
 """`tune`: change a trained network with a little more data, by any of the methods, images and text alike."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -13,7 +13,7 @@ from synreal.train.batches import Fetch
 from synreal.train.curve import LOSS_FILE, Curve, Watch
 from synreal.train.loop import Diverged, Loss, fit
 from synreal.train.methods import head_parameters, interpolate, low_rank, only_head, snapshot, watch_between
-from synreal.train.recipes import SCENES_VIT, Recipe
+from synreal.train.recipes import SCENES_VIT, Recipe, with_steps
 from synreal.train.state import note_run
 
 RUN_FILE = "run.json"  # what a run is made of
@@ -116,8 +116,8 @@ def _train(
         with only_head(tunable.module, tunable.head):
             run(recipe, folder)
     elif method == "lp-ft":
-        first = probe or replace(recipe, steps=recipe.steps // 2)
-        rest = recipe if probe else replace(recipe, steps=recipe.steps - first.steps)
+        first = probe or with_steps(recipe, recipe.steps // 2)
+        rest = recipe if probe else with_steps(recipe, recipe.steps - first.steps)
         with only_head(tunable.module, tunable.head):
             run(first, folder and folder / "head")
         run(rest, folder and folder / "all")
