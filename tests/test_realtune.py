@@ -66,6 +66,11 @@ def images(count=12, names=CLASSES, **columns):
     return from_arrays(pixels(count), np.arange(count) % len(names), names, columns)
 
 
+DISTILLED = VIT.model_copy(
+    update={"name": "tiny-distilled", "architecture": "deit_tiny_distilled_patch16_224"}
+)
+
+
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory):
     folder = tmp_path_factory.mktemp("checkpoints")
@@ -89,6 +94,17 @@ def test_every_method_gives_a_checkpoint_that_opens(checkpoints, kind, method, t
     assert (training["tuned_from"], training["source"]) == (NETWORKS[kind].name, "real")
     assert (training["images"], training["method"], training["steps"], training["seed"]) == (12, method, 4, 0)
     assert training["before"] == {"source": "synthetic", "images": 1000} and card.expected == ()
+
+
+@pytest.mark.parametrize("method", ["full", "head", "lora"])
+def test_both_heads_of_a_distilled_network_are_tuned(method, tmp_path):
+    tune_checkpoint(saved(tmp_path / "two", DISTILLED), images(), tmp_path / "out", method, RECIPE)
+    before, after = (load_classifier(tmp_path / name).module.state_dict() for name in ("two", "out"))
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert {"head.weight", "head_dist.weight"} <= changed
+    assert (method == "head") == (
+        changed <= {f"{h}.{p}" for h in ("head", "head_dist") for p in ("weight", "bias")}
+    )
 
 
 def test_clip_begins_with_its_zero_shot_answers(checkpoints, tmp_path):

@@ -23,6 +23,7 @@ from synreal.models.load import WEIGHTS_FILE, load_classifier, save_checkpoint
 from synreal.models.tower import tower_from_zero_shot
 from synreal.train.curve import CURVE_FILE, LOSS_FILE, Watch
 from synreal.train.loop import Loss, device_of
+from synreal.train.methods import Prefix
 from synreal.train.recipes import Recipe, check_recipe, default_recipe
 from synreal.train.state import check_same_run, note_run
 from synreal.train.tune import RUN_FILE, Method, Tunable, tune
@@ -93,9 +94,10 @@ def open_card(checkpoint: str | Path) -> Card:
 
 def tunable_classifier(classifier: Classifier, data: TuningData, method: Method) -> Tunable:
     """The classifier's network with the losses that tune it on these data."""
-    module, loss, contrastive, head = classifier.module, _cross_entropy(data), None, "head"
+    module, loss, contrastive = classifier.module, _cross_entropy(data), None
+    head: Prefix = "head"
     if not isinstance(classifier, ZeroShotClassifier):
-        head = head_name(module)
+        head = head_names(module)
     elif method != "flyp":
         module = tower_from_zero_shot(classifier)
     else:
@@ -103,10 +105,11 @@ def tunable_classifier(classifier: Classifier, data: TuningData, method: Method)
     return Tunable(module, loss, len(data), head, contrastive, None if data.in_memory else data.fetch)
 
 
-def head_name(module: nn.Module) -> str:
-    """The prefix of the head's parameters in a timm model."""
-    head = module.get_classifier()  # type: ignore[operator]
-    return next(name for name, part in module.named_modules() if part is head)
+def head_names(module: nn.Module) -> tuple[str, ...]:
+    """The prefixes of the parameters of a timm model's head, or of both heads of a distilled one."""
+    found = module.get_classifier()  # type: ignore[operator]
+    heads = found if isinstance(found, tuple) else (found,)
+    return tuple(name for name, part in module.named_modules() if any(part is head for head in heads))
 
 
 def tuned_card(card: Card, method: Method, out: Path, training: dict[str, Any]) -> Card:
