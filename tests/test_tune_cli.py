@@ -93,6 +93,8 @@ def test_without_validation_recipe_and_losses_are_reported(tune, tmp_path):
         (["--learning-rate", "nan"], "learning_rate: found nan, expected a number above 0"),
         (["--warmup-steps", "4"], "warmup_steps: found 4, expected 0 or more, and less than steps (4)"),
         (["--seed", "10000000000000000"], "seed: found 10000000000000000, expected 0 to 2**32 - 1"),
+        (["--device", "cuda:99"], "device: found 'cuda:99', expected one that this machine has"),
+        (["--device", "gpu"], "device: found 'gpu', expected one that this machine has"),
         (["--validation", "scenes/train"], "test images belong to a cluster that is in the training set"),
     ],
 )

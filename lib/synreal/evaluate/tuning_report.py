@@ -12,6 +12,7 @@ from synreal.evaluate.examine import examine
 from synreal.evaluate.forgetting import BeforeAfter, forgetting, gains
 from synreal.evaluate.guard import refuse_learned, refuse_overlap
 from synreal.models.card import Card
+from synreal.models.load import check_device
 from synreal.train.curve import CURVE_FILE, LOSS_FILE
 from synreal.train.realtune import open_card, tune_checkpoint
 from synreal.train.recipes import Recipe
@@ -41,9 +42,10 @@ def realtune(
     accuracy on `validation` gained, overall, fine-grained and per factor, as far as the world knows them.
     `forgetting.csv`: the same overall for `known`, sets whose accuracy may be lost. `report.json`: all of it,
     and how the checkpoint was tuned.
-    Raises InputError for an image to judge with among those to tune on, for sets that the checkpoint's card
-    says it knows, and as `tune_checkpoint` does.
+    Raises InputError for a device that is not there, for an image to judge with among those to tune on, for
+    sets that the checkpoint's card says it knows, and as `tune_checkpoint` does.
     """
+    check_device(device)
     card = open_card(checkpoint)
     for judged in [*([validation] if validation else []), *(known or {}).values()]:
         refuse_overlap(images.images, judged.images)
