@@ -265,7 +265,8 @@ def test_the_curve_holds_what_was_watched(checkpoints, tmp_path):
 def test_the_source_of_images_stands_on_the_card(checkpoints, tmp_path):
     drawn = {"source": ["synthetic"] * 12, "generator": ["sd"] * 12}
     mixed = {"source": ["a"] * 12, "generator": ["sd", None] * 6}
-    for kind, columns in (("synthetic", drawn), ("mixed", mixed)):
+    found = {"source": ["my/photos"] * 12}
+    for kind, columns in (("synthetic", drawn), ("mixed", mixed), ("unknown", found)):
         card = tune_checkpoint(checkpoints["vit"], images(**columns), tmp_path / kind, "head", RECIPE)
         assert card.training["source"] == kind
 

@@ -169,7 +169,14 @@ def _training(card: Card, images: Dataset, method: Method, recipe: Recipe) -> di
 
 
 def _source(images: Dataset) -> str:
-    """real, synthetic or mixed; generated images name their generator."""
-    drawn = images["generator"] if "generator" in images.column_names else [None]
-    kinds = {"real" if generator is None else "synthetic" for generator in drawn}
+    """real, synthetic or mixed, as far as the set itself says; else unknown.
+
+    A generated image names its generator, and one without a name in that column is real.
+    """
+    if "generator" in images.column_names:
+        kinds = {"real" if generator is None else "synthetic" for generator in images["generator"][:]}
+    else:
+        kinds = set(images["source"][:])
+    if not kinds <= {"real", "synthetic"}:
+        return "unknown"
     return kinds.pop() if len(kinds) == 1 else "mixed"
