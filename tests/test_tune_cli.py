@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from accelerate import PartialState
 
 from synreal import cli
 from synreal.data.sprites import CLASS_NAMES
@@ -69,6 +70,27 @@ def test_the_report_says_what_tuning_gave_and_took(tune, tmp_path):
         assert text in page
     assert load_classifier(folder).class_names == list(CLASS_NAMES)
     assert tune(*options)[0] == 0  # the finished checkpoint is reported on again
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_curve_on_other_validation_images_is_refused(tune, begun, tmp_path):
+    assert tune("--validation", "scenes/val")[0] == 0
+    if begun:
+        (tmp_path / "out" / "work").mkdir()
+        (tmp_path / "out" / "run.json").rename(tmp_path / "out" / "work" / "run.json")
+        (tmp_path / "out" / "card.yaml").unlink()
+    curve = (tmp_path / "out" / "curve.csv").read_text()
+    status, _, error = tune("--validation", "scenes/test")
+    assert status == 2 and "holds a run made from other inputs: validation " in error
+    assert (tmp_path / "out" / "curve.csv").read_text() == curve
+
+
+def test_the_main_process_alone_reports(tune, tmp_path, monkeypatch):
+    assert tune("--validation", "scenes/val")[0] == 0
+    (tmp_path / "out" / "report.md").unlink()
+    monkeypatch.setattr(PartialState, "is_main_process", False)
+    status, out, _ = tune("--validation", "scenes/val")
+    assert (status, out) == (0, "") and not (tmp_path / "out" / "report.md").exists()
 
 
 def test_without_validation_recipe_and_losses_are_reported(tune, tmp_path):

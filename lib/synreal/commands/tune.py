@@ -50,6 +50,8 @@ def tune(
     Exit status: 0 done, 2 bad input.
     """
     places = named_places("--known", known or [], "imagenet=images/")
+    from accelerate import PartialState
+
     from synreal.data.worlds import open_world
     from synreal.evaluate.tuning_report import realtune
     from synreal.train.realtune import open_card
@@ -64,4 +66,6 @@ def tune(
     tried = open_world(validation, VALIDATION) if validation else None
     others = {name: open_world(place, VALIDATION) for name, place in places.items()}
     named = cast("Method", method)  # `tune` refuses another, and names those there are
-    print(realtune(checkpoint, world, out, named, chosen, tried, others, device))
+    report = realtune(checkpoint, world, out, named, chosen, tried, others, device)
+    if PartialState().is_main_process:
+        print(report)

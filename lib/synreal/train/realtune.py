@@ -41,6 +41,7 @@ def tune_checkpoint(
     recipe: Recipe | None = None,
     watch: Watch | None = None,
     every: int | None = None,
+    watched: str | None = None,
 ) -> Card:
     """The card of the tuned checkpoint in folder `out`.
 
@@ -48,7 +49,8 @@ def tune_checkpoint(
     tower with a linear head that gives the zero-shot scores to begin with, or with method flyp stays
     zero-shot, both towers tuned. `images`: labelled with classes of the card, at least one per class.
     `recipe`: default as `default_recipe`. What `watch(module)` returns before, after and every `every` steps
-    stands in `curve.csv` beside the card, the losses in `losses.csv`.
+    stands in `curve.csv` beside the card, the losses in `losses.csv`. `watched`: hash of the images that the
+    watch looks at.
     A finished folder is not trained again and an interrupted one goes on; one made from anything else is
     refused. The card's field `training` says what was tuned on what.
     Raises InputError for classes that the checkpoint lacks, fewer images than classes, and as `check_recipe`
@@ -63,6 +65,8 @@ def tune_checkpoint(
         "checkpoint": classifier.model_hash, "images": image_set_hash(images), "method": method,
         "recipe": asdict(recipe),
     }  # fmt: skip
+    if watched:  # the curve cannot be measured on other images once it is over
+        inputs["validation"] = watched
     if (out / CARD_FILE).exists():
         check_same_run(out / RUN_FILE, inputs)
         return load_card(out)
