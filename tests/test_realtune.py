@@ -11,7 +11,7 @@ from PIL import Image
 from synreal.data.imageset import from_arrays, load_image_set
 from synreal.errors import InputError
 from synreal.models import Card, build_module, load_card, load_classifier, save_checkpoint
-from synreal.train.realtune import tune_checkpoint
+from synreal.train.realtune import spoilt, tune_checkpoint
 from synreal.train.recipes import Recipe
 from synreal.train.tuning_data import TuningData
 from synreal.train.watching import accuracy_watch
@@ -248,6 +248,29 @@ def test_divergence_keeps_the_curve_and_names_the_folder(checkpoints, tmp_path):
         tune_checkpoint(checkpoints["vit"], images(), tmp_path / "out", recipe=wild)
     assert len(pd.read_csv(tmp_path / "out" / "work" / "losses.csv")) >= 1
     assert not (tmp_path / "out" / "card.yaml").exists()
+
+
+def test_a_loss_that_rose_to_that_of_guessing_is_warned_of_on_the_card(checkpoints, tmp_path):
+    wild = replace(RECIPE, learning_rate=3.0, steps=20)
+    with pytest.warns(UserWarning, match="out: the loss rose from .* a uniform guess has 1.10: .* lower"):
+        card = tune_checkpoint(checkpoints["vit"], images(), tmp_path / "out", recipe=wild)
+    assert card.training["warning"].startswith("the loss rose from")
+    calm = tune_checkpoint(checkpoints["vit"], images(), tmp_path / "calm", recipe=RECIPE)
+    assert "warning" not in calm.training
+
+
+@pytest.mark.parametrize(
+    ("losses", "warned"),
+    [
+        ([1.3, 3.0, 2.34], True),  # no better than chance among ten classes
+        ([1.3, 3.0, *[2.0] * 18], False),  # worse than at first, and better than chance
+        ([2.4, 2.4, 2.5], False),  # it began so, and one batch differs from another
+        ([5.0, 4.0, 3.0], False),
+        ([1.3, *[1.0] * 18, 2.4], False),  # one bad batch at the end
+    ],
+)
+def test_a_spoilt_checkpoint_is_worse_than_before_and_than_guessing(losses, warned):
+    assert bool(spoilt(losses, np.log(10))) == warned
 
 
 def test_the_curve_holds_what_was_watched(checkpoints, tmp_path):

@@ -3,7 +3,10 @@
 SynTune is the same with synthetic images. The result is a checkpoint like any other.
 """
 
+import math
 import shutil
+import warnings
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ from datasets import Dataset
 from torch import Tensor, nn
 
 from synreal.data.fingerprint import image_set_hash
+from synreal.data.imageset import class_names
 from synreal.errors import InputError
 from synreal.models.card import CARD_FILE, Card, load_card
 from synreal.models.classifier import Classifier
@@ -31,6 +35,8 @@ from synreal.train.tuning_data import TuningData, check_images
 
 WORK = "work"  # subfolder of an unfinished checkpoint, where its training goes on
 TOKENIZER = "tokenizer"
+WORSE = 1.1  # times the first loss, which is one batch's: less may be chance
+CHANCE = 0.99  # times the loss of a uniform guess, around which a network that has forgotten all ends
 
 
 def tune_checkpoint(
@@ -52,7 +58,8 @@ def tune_checkpoint(
     stands in `curve.csv` beside the card, the losses in `losses.csv`. `watched`: hash of the images that the
     watch looks at.
     A finished folder is not trained again and an interrupted one goes on; one made from anything else is
-    refused. The card's field `training` says what was tuned on what.
+    refused. The card's field `training` says what was tuned on what, and warns, as this function does, where
+    tuning left the checkpoint no better than guessing (`spoilt`).
     Raises InputError for classes that the checkpoint lacks, fewer images than classes, and as `check_recipe`
     and `tune` do.
     """
@@ -71,12 +78,15 @@ def tune_checkpoint(
         check_same_run(out / RUN_FILE, inputs)
         return load_card(out)
     tunable = tunable_classifier(classifier, TuningData(images, classifier.card), method)
-    tune(replace(tunable, inputs=inputs), method, recipe, out / WORK, watch, every)
+    losses = tune(replace(tunable, inputs=inputs), method, recipe, out / WORK, watch, every).losses
     if PartialState().is_main_process:
         for name in (CURVE_FILE, LOSS_FILE):
             (out / WORK / name).replace(out / name)
         note_run(out / RUN_FILE, inputs)
         training = _training(classifier.card, images, method, recipe)
+        if warning := spoilt(losses, _guess(images, method, recipe)):
+            warnings.warn(f"{out}: {warning}", stacklevel=2)
+            training["warning"] = warning
         save_checkpoint(out, tunable.module, tuned_card(classifier.card, method, out, training))
         shutil.rmtree(out / WORK)
     PartialState().wait_for_everyone()
@@ -114,6 +124,29 @@ def head_names(module: nn.Module) -> tuple[str, ...]:
     found = module.get_classifier()  # type: ignore[operator]
     heads = found if isinstance(found, tuple) else (found,)
     return tuple(name for name, part in module.named_modules() if any(part is head for head in heads))
+
+
+def spoilt(losses: Sequence[float], guess: float) -> str:
+    """A warning where training ended worse than it began and no better than guessing; else nothing.
+
+    The end is the mean over the last tenth of the steps. `guess`: the loss of a uniform guess.
+    """
+    last = losses[-max(1, len(losses) // 10) :]
+    end = sum(last) / len(last)
+    if end <= WORSE * losses[0] or end < CHANCE * guess:
+        return ""
+    return (
+        f"the loss rose from {losses[0]:.2f} to {end:.2f}, where a uniform guess has {guess:.2f}: what the "
+        "checkpoint knew is lost; lower learning_rate"
+    )
+
+
+def _guess(images: Dataset, method: Method, recipe: Recipe) -> float:
+    """The loss of a uniform guess among the classes of the images, or with flyp among a batch's captions."""
+    if method != "flyp":
+        return math.log(len(class_names(images)))
+    own = max(1, min(recipe.batch_size, len(images)) // PartialState().num_processes)
+    return math.log(min(own, recipe.micro_batch or own))
 
 
 def tuned_card(card: Card, method: Method, out: Path, training: dict[str, Any]) -> Card:
