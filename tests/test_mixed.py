@@ -116,6 +116,25 @@ def test_mixloss_takes_both_kinds(pool):
         one_run(pool, objective="mixloss")
 
 
+def test_mixloss_adds_the_losses_of_both_kinds():
+    """Images of one grey each and a network that scores by it: what either half costs is known."""
+    images = torch.tensor([0, 0, 255, 255], dtype=torch.uint8).view(4, 1, 1, 1).expand(4, 8, 8, 3)
+    real, labels = torch.tensor([True, True, False, False]), torch.tensor([0, 0, 1, 1])
+
+    class Scores(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = torch.nn.Parameter(torch.tensor([3.0, 1.0]))
+
+        def forward(self, x):
+            return (x.amax((1, 2, 3)) < 0).float()[:, None] * self.scale
+
+    loss = mixed._mix_loss(images, labels, real, ())
+    found = loss(Scores(), torch.tensor([0, 1]), torch.Generator().manual_seed(0))
+    of_real = torch.nn.functional.cross_entropy(torch.tensor([[3.0, 1.0]]), torch.tensor([0]))
+    assert found.item() == pytest.approx(of_real.item() + np.log(2), abs=1e-5)
+
+
 def test_head_alone_leaves_the_trunk(pool):
     run = one_run(pool)
     probe = replace(run.stages[0], recipe=None, objective="probe")

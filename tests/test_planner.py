@@ -54,6 +54,14 @@ def test_a_target_is_reached_at_the_lowest_price(law):
     less = plan_for_budget(law, Prices(0.1, 0.005), 0.9 * plan.cost)
     assert less.accuracy[0] < 0.45
     assert plan_for_target(law, Prices(0.1, 0.005), 0.69) is None
+    real, synthetic = (kind.ravel() for kind in np.meshgrid(np.arange(0, 4001, 4), np.arange(0, 4001, 4)))
+    enough = replace(law, drawn=law.drawn[:0]).accuracy(real, synthetic)[0] >= 0.45
+    assert plan.cost < 1.01 * (real * 0.1 + synthetic * 0.005)[enough].min()
+
+
+def test_a_target_may_cost_less_than_one_real_image(law):
+    plan = plan_for_target(law, Prices(50.0, 0.01), 0.3)
+    assert plan.real == 0 and plan.cost < 35
 
 
 def test_worthless_synthetic_images_are_not_bought():
@@ -68,6 +76,7 @@ def test_worthless_synthetic_images_are_not_bought():
         (lambda t: t.drop(columns="n_syn"), r"no columns \['n_syn'\]"),
         (lambda t: t.assign(accuracy=t["accuracy"] * 100), "45 rows are out of range, first"),
         (lambda t: t.assign(n_real=-1), "out of range"),
+        (lambda t: t.assign(n_real=np.inf), "45 rows are out of range"),
         (lambda t: t.assign(accuracy="high"), "out of range"),
         (lambda t: t[t["n_syn"] == 0], "found 3 different mixes, 3 of them of real images alone"),
         (lambda t: t.drop_duplicates(["n_real", "n_syn"]), "15 mixes were trained once, first"),
@@ -126,6 +135,8 @@ def test_the_command_and_its_exit_status(tmp_path, monkeypatch, capsys):
     assert run(monkeypatch, *given, "--budget", 50) == 0
     said = capsys.readouterr().out
     assert "real labels" in said and "gain over real only" in said and "misses" in said
+    assert run(monkeypatch, "nowhere.csv", *given[1:], "--target", 70) == 2
+    assert "target: found 70" in capsys.readouterr().err  # before the file is read
     assert run(monkeypatch, *given, "--target", 0.45) == 0
     assert "is reached in 100%" in capsys.readouterr().out
     assert run(monkeypatch, *given, "--target", 0.69) == 1

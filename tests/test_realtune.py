@@ -11,7 +11,7 @@ from PIL import Image
 from synreal.data.imageset import from_arrays, load_image_set
 from synreal.errors import InputError
 from synreal.models import Card, build_module, load_card, load_classifier, save_checkpoint
-from synreal.train.realtune import tune_checkpoint
+from synreal.train.realtune import spoilt, tune_checkpoint
 from synreal.train.recipes import Recipe
 from synreal.train.tuning_data import TuningData
 from synreal.train.watching import accuracy_watch
@@ -66,6 +66,11 @@ def images(count=12, names=CLASSES, **columns):
     return from_arrays(pixels(count), np.arange(count) % len(names), names, columns)
 
 
+DISTILLED = VIT.model_copy(
+    update={"name": "tiny-distilled", "architecture": "deit_tiny_distilled_patch16_224"}
+)
+
+
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory):
     folder = tmp_path_factory.mktemp("checkpoints")
@@ -91,8 +96,19 @@ def test_every_method_gives_a_checkpoint_that_opens(checkpoints, kind, method, t
     assert training["before"] == {"source": "synthetic", "images": 1000} and card.expected == ()
 
 
+@pytest.mark.parametrize("method", ["full", "head", "lora"])
+def test_both_heads_of_a_distilled_network_are_tuned(method, tmp_path):
+    tune_checkpoint(saved(tmp_path / "two", DISTILLED), images(), tmp_path / "out", method, RECIPE)
+    before, after = (load_classifier(tmp_path / name).module.state_dict() for name in ("two", "out"))
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert {"head.weight", "head_dist.weight"} <= changed
+    assert (method == "head") == (
+        changed <= {f"{h}.{p}" for h in ("head", "head_dist") for p in ("weight", "bias")}
+    )
+
+
 def test_clip_begins_with_its_zero_shot_answers(checkpoints, tmp_path):
-    still = replace(RECIPE, learning_rate=0.0, steps=1)
+    still = replace(RECIPE, learning_rate=1e-12)
     tune_checkpoint(checkpoints["clip"], images(), tmp_path / "out", "full", still)
     found, zero_shot = load_classifier(tmp_path / "out"), load_classifier(checkpoints["clip"])
     torch.testing.assert_close(found.logits(pixels()), zero_shot.logits(pixels()), atol=1e-5, rtol=1e-5)
@@ -199,6 +215,16 @@ def test_classes_are_matched_by_name(checkpoints):
         ({"images": images(2)}, "images: found 2 for 3 classes, expected at least one of each"),
         ({"method": "sgd"}, "method: found 'sgd', expected one of full, head"),
         ({"method": "flyp"}, "flyp contrasts images with captions"),
+        ({"recipe": replace(RECIPE, steps=0)}, "steps: found 0, expected a number above 0"),
+        ({"recipe": replace(RECIPE, batch_size=0)}, "batch_size: found 0, expected a number above 0"),
+        ({"recipe": replace(RECIPE, micro_batch=0)}, "micro_batch: found 0, expected a number above 0"),
+        ({"recipe": replace(RECIPE, learning_rate=float("nan"))}, "learning_rate: found nan, expected"),
+        ({"recipe": replace(RECIPE, learning_rate=-1.0)}, "learning_rate: found -1.0, expected"),
+        (
+            {"recipe": replace(RECIPE, warmup_steps=4)},
+            r"warmup_steps: found 4, expected .* less than steps \(4\)",
+        ),
+        ({"recipe": replace(RECIPE, seed=2**32)}, r"seed: found 4294967296, expected 0 to 2\*\*32 - 1"),
     ],
 )
 def test_bad_input_leaves_nothing_behind(checkpoints, given, told, tmp_path):
@@ -224,6 +250,29 @@ def test_divergence_keeps_the_curve_and_names_the_folder(checkpoints, tmp_path):
     assert not (tmp_path / "out" / "card.yaml").exists()
 
 
+def test_a_loss_that_rose_to_that_of_guessing_is_warned_of_on_the_card(checkpoints, tmp_path):
+    wild = replace(RECIPE, learning_rate=3.0, steps=20)
+    with pytest.warns(UserWarning, match="out: the loss rose from .* a uniform guess has 1.10: .* lower"):
+        card = tune_checkpoint(checkpoints["vit"], images(), tmp_path / "out", recipe=wild)
+    assert card.training["warning"].startswith("the loss rose from")
+    calm = tune_checkpoint(checkpoints["vit"], images(), tmp_path / "calm", recipe=RECIPE)
+    assert "warning" not in calm.training
+
+
+@pytest.mark.parametrize(
+    ("losses", "warned"),
+    [
+        ([1.3, 3.0, 2.34], True),  # no better than chance among ten classes
+        ([1.3, 3.0, *[2.0] * 18], False),  # worse than at first, and better than chance
+        ([2.4, 2.4, 2.5], False),  # it began so, and one batch differs from another
+        ([5.0, 4.0, 3.0], False),
+        ([1.3, *[1.0] * 18, 2.4], False),  # one bad batch at the end
+    ],
+)
+def test_a_spoilt_checkpoint_is_worse_than_before_and_than_guessing(losses, warned):
+    assert bool(spoilt(losses, np.log(10))) == warned
+
+
 def test_the_curve_holds_what_was_watched(checkpoints, tmp_path):
     card = load_card(checkpoints["clip"])
     watch = accuracy_watch(card, images(9))
@@ -239,7 +288,8 @@ def test_the_curve_holds_what_was_watched(checkpoints, tmp_path):
 def test_the_source_of_images_stands_on_the_card(checkpoints, tmp_path):
     drawn = {"source": ["synthetic"] * 12, "generator": ["sd"] * 12}
     mixed = {"source": ["a"] * 12, "generator": ["sd", None] * 6}
-    for kind, columns in (("synthetic", drawn), ("mixed", mixed)):
+    found = {"source": ["my/photos"] * 12}
+    for kind, columns in (("synthetic", drawn), ("mixed", mixed), ("unknown", found)):
         card = tune_checkpoint(checkpoints["vit"], images(**columns), tmp_path / kind, "head", RECIPE)
         assert card.training["source"] == kind
 

@@ -57,6 +57,7 @@ def test_changes_replace_a_preset_and_bad_ones_are_refused():
     card = load_card("ViT-Syn-12k")
     recipe = changed_recipe(card, 500, "p1-vit", steps=10, learning_rate=None, seed=0)
     assert (recipe.steps, recipe.learning_rate, recipe.seed) == (10, 3e-2, 0)
+    assert named_recipe("p1-clip", 300).steps == 100 and named_recipe("p1-clip", 300).warmup_steps == 10
     with pytest.raises(InputError, match="learning_rate: found 0, expected a number above 0"):
         changed_recipe(card, 500, None, learning_rate=0)
     with pytest.raises(InputError, match="recipe: found 'p3', expected one of p1-clip, p1-vit"):

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from accelerate import PartialState
 
 from synreal import cli
 from synreal.data.sprites import CLASS_NAMES
@@ -38,7 +39,9 @@ def tune(tiny, tmp_path, monkeypatch, capsys):
     def run(*options):
         given = ["tune", "--checkpoint", tiny, "--images", "scenes/train", "--count", "40"]
         given += ["--out", tmp_path / "out"]
-        monkeypatch.setattr(sys, "argv", ["synreal", *map(str, given), "--steps", "4", *options])
+        monkeypatch.setattr(
+            sys, "argv", ["synreal", *map(str, given), "--steps", "4", "--warmup-steps", "1", *options]
+        )
         with pytest.raises(SystemExit) as stop:
             cli.main()
         shown = capsys.readouterr()
@@ -69,6 +72,27 @@ def test_the_report_says_what_tuning_gave_and_took(tune, tmp_path):
     assert tune(*options)[0] == 0  # the finished checkpoint is reported on again
 
 
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_curve_on_other_validation_images_is_refused(tune, begun, tmp_path):
+    assert tune("--validation", "scenes/val")[0] == 0
+    if begun:
+        (tmp_path / "out" / "work").mkdir()
+        (tmp_path / "out" / "run.json").rename(tmp_path / "out" / "work" / "run.json")
+        (tmp_path / "out" / "card.yaml").unlink()
+    curve = (tmp_path / "out" / "curve.csv").read_text()
+    status, _, error = tune("--validation", "scenes/test")
+    assert status == 2 and "holds a run made from other inputs: validation " in error
+    assert (tmp_path / "out" / "curve.csv").read_text() == curve
+
+
+def test_the_main_process_alone_reports(tune, tmp_path, monkeypatch):
+    assert tune("--validation", "scenes/val")[0] == 0
+    (tmp_path / "out" / "report.md").unlink()
+    monkeypatch.setattr(PartialState, "is_main_process", False)
+    status, out, _ = tune("--validation", "scenes/val")
+    assert (status, out) == (0, "") and not (tmp_path / "out" / "report.md").exists()
+
+
 def test_without_validation_recipe_and_losses_are_reported(tune, tmp_path):
     status, _, _ = tune("--recipe", "scenes-vit", "--method", "head", "--seed", "3")
     assert status == 0
@@ -88,6 +112,11 @@ def test_without_validation_recipe_and_losses_are_reported(tune, tmp_path):
         (["--known", "imagenet"], "--known imagenet: expected a name and a place"),
         (["--known", "a=one", "--known", "a=two"], "--known: the names ['a'] are taken"),
         (["--learning-rate", "-1"], "learning_rate: found -1.0, expected a number above 0"),
+        (["--learning-rate", "nan"], "learning_rate: found nan, expected a number above 0"),
+        (["--warmup-steps", "4"], "warmup_steps: found 4, expected 0 or more, and less than steps (4)"),
+        (["--seed", "10000000000000000"], "seed: found 10000000000000000, expected 0 to 2**32 - 1"),
+        (["--device", "cuda:99"], "device: found 'cuda:99', expected one that this machine has"),
+        (["--device", "gpu"], "device: found 'gpu', expected one that this machine has"),
         (["--validation", "scenes/train"], "test images belong to a cluster that is in the training set"),
     ],
 )

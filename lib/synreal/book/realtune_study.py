@@ -11,7 +11,7 @@ from synreal.evaluate.tuned import Tuning
 from synreal.models.card import load_card
 from synreal.synbench.rare import RARE, rare_images
 from synreal.train.adapt import targeted
-from synreal.train.recipes import Recipe, default_recipe, for_epochs
+from synreal.train.recipes import Recipe, default_recipe, for_epochs, with_steps
 from synreal.train.tune import Method
 
 # For scenes on two cores: few steps, chosen on validation scenes with the learning rate.
@@ -45,7 +45,7 @@ class Setup:
     def sizes(self, role: str, sizes: Sequence[int], steps: int = 0) -> list[Tuning]:
         """RealTune on fewer and more images, each for `steps`, or as many as usual (P1 Fig. 7a)."""
         usual = self._recipe(role)
-        recipe = replace(usual, steps=steps) if steps else usual
+        recipe = with_steps(usual, steps) if steps else usual
         return [
             tuning
             for size in sizes
@@ -59,7 +59,11 @@ class Setup:
             tuning
             for epoch in epochs
             for tuning in self.repeated(
-                f"{role}, {epoch} epochs", role, self.real, images, for_epochs(base, epoch, images)
+                f"{role}, {epoch} epochs",
+                role,
+                self.real,
+                images,
+                with_steps(base, for_epochs(base, epoch, images).steps),
             )
         ]
 
@@ -103,5 +107,5 @@ class Setup:
 
     def _recipe(self, role: str) -> Recipe:
         if self.steps:
-            return replace(SHORT, steps=self.steps)
+            return with_steps(SHORT, self.steps)
         return default_recipe(load_card(self.checkpoints[role]), self.images)

@@ -31,13 +31,22 @@ def plan(
     from synreal.book.interventions_views import plan_table
     from synreal.errors import InputError
     from synreal.evaluate.mix_table import read_mixes
-    from synreal.evaluate.planner import Plan, Prices, fit_mixes, plan_for_budget, plan_for_target
+    from synreal.evaluate.planner import (
+        Plan,
+        Prices,
+        check_target,
+        fit_mixes,
+        plan_for_budget,
+        plan_for_target,
+    )
 
     if draws < 100 or seed < 0:
         raise InputError(f"draws {draws}, seed {seed}: expected 100 draws or more and a seed of 0 or more")
     prices = Prices(price_real, price_synthetic)
     if (budget is None) == (target is None):
         raise InputError("plan: give either --budget or --target, not both and not neither")
+    if target is not None:
+        check_target(target)
     law = fit_mixes(read_mixes(measured), draws, seed)
     if budget is not None:
         found: Plan | None = plan_for_budget(law, prices, budget)

@@ -24,6 +24,9 @@ def tune(
         str | None, typer.Option(help="A recipe by name, such as p1-vit. [default: by the checkpoint]")
     ] = None,
     steps: Annotated[int | None, typer.Option(help="In place of the recipe's.")] = None,
+    warmup_steps: Annotated[
+        int | None, typer.Option(help="In place of the recipe's; fewer than the steps.")
+    ] = None,
     learning_rate: Annotated[float | None, typer.Option(help="In place of the recipe's.")] = None,
     micro_batch: Annotated[
         int | None, typer.Option(help="Images on a GPU at once, where a batch does not fit.")
@@ -47,6 +50,8 @@ def tune(
     Exit status: 0 done, 2 bad input.
     """
     places = named_places("--known", known or [], "imagenet=images/")
+    from accelerate import PartialState
+
     from synreal.data.worlds import open_world
     from synreal.evaluate.tuning_report import realtune
     from synreal.train.realtune import open_card
@@ -55,9 +60,12 @@ def tune(
     world = open_world(images, count, name=images)
     chosen = changed_recipe(
         open_card(checkpoint), len(world.images), recipe,
-        steps=steps, learning_rate=learning_rate, micro_batch=micro_batch, seed=seed,
+        steps=steps, warmup_steps=warmup_steps, learning_rate=learning_rate, micro_batch=micro_batch,
+        seed=seed,
     )  # fmt: skip
     tried = open_world(validation, VALIDATION) if validation else None
     others = {name: open_world(place, VALIDATION) for name, place in places.items()}
     named = cast("Method", method)  # `tune` refuses another, and names those there are
-    print(realtune(checkpoint, world, out, named, chosen, tried, others, device))
+    report = realtune(checkpoint, world, out, named, chosen, tried, others, device)
+    if PartialState().is_main_process:
+        print(report)

@@ -40,11 +40,11 @@ def check_mixes(table: pd.DataFrame, where: str = "measured") -> pd.DataFrame:
         )
     rows = table[list(COLUMNS)].apply(pd.to_numeric, errors="coerce")
     fits = (rows["accuracy"].between(0, 1)) & (rows[["n_real", "n_syn"]] >= 0).all(axis=1)
-    fits &= rows[["n_real", "n_syn"]].sum(axis=1) > 0
+    fits &= rows[["n_real", "n_syn"]].sum(axis=1).between(0, float("inf"), inclusive="neither")
     if not fits.all():
         first = table.loc[~fits].iloc[0][list(COLUMNS)].to_dict()
         raise InputError(
-            f"{where}: {int((~fits).sum())} rows are out of range, first {first}; expected counts of images, "
+            f"{where}: {int((~fits).sum())} rows are out of range, first {first}; expected finite counts, "
             "not both 0, and an accuracy from 0 to 1"
         )
     _check_enough(rows.groupby(["n_real", "n_syn"]).size(), where)

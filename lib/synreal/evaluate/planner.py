@@ -23,6 +23,7 @@ START = (0.2, 0.3, 0.5, -1.0, 8.0)
 Number = float | np.ndarray
 SHARES = np.linspace(0, 1, 101)  # of the budget that goes to real labels
 BUDGETS = 120  # tried on the way to a target accuracy
+HALVINGS = 12  # of the step between two of them
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,10 @@ class MixLaw:
     miss: float
 
     def accuracy(self, real: np.ndarray, synthetic: np.ndarray) -> np.ndarray:
-        """Accuracies [1 + draws, K] of K mixes: by the law, then by each draw's; NaN below w0 images."""
+        """Accuracies [1 + draws, K] of mixes [K] or [1 + draws, K]: by the law, then by each draw's.
+
+        NaN below w0 images.
+        """
         laws = np.vstack([self.law, self.drawn]).T[:, :, None]
         accuracy = 1 - _error((real / self.smallest, synthetic / self.smallest), *laws)
         return np.where(np.add(real, synthetic) < self.smallest, np.nan, np.clip(accuracy, 0, 1))
@@ -110,32 +114,48 @@ def plan_for_budget(law: MixLaw, prices: Prices, budget: float) -> Plan:
             f"budget: found {budget}, expected {least:g} or more, the price of the smallest mix measured "
             f"({law.smallest:g} images)"
         )
-    real, synthetic = affordable(law, prices, budget)
-    accuracy = _or_none(law.accuracy(real, synthetic))
-    return _plan(law, prices, budget, np.full(len(accuracy), budget), accuracy.argmax(axis=1), 1.0)
+    budgets = np.full(len(law.drawn) + 1, budget)
+    return _plan(law, prices, budget, budgets, _best(law, prices, budgets)[1], 1.0)
 
 
 def plan_for_target(law: MixLaw, prices: Prices, target: float) -> Plan | None:
     """The cheapest mix that reaches the accuracy; None where no mix within the sizes measured does."""
-    if not 0 < target < 1:
-        raise InputError(f"target: found {target}, expected an accuracy between 0 and 1")
+    check_target(target)
     highest = law.most_real * prices.real + law.most_synthetic * prices.synthetic
-    budgets = np.geomspace(max(prices.real, prices.synthetic), highest, BUDGETS)
-    mixes = [affordable(law, prices, budget) for budget in budgets]
-    best = np.stack([_or_none(law.accuracy(*mix)) for mix in mixes])  # [B, D, shares]
-    reaches = best.max(axis=2) >= target
+    budgets = np.geomspace(min(prices.real, prices.synthetic), highest, BUDGETS)
+    tried = np.repeat(budgets[:, None], len(law.drawn) + 1, axis=1)  # [B, 1 + draws]
+    reaches = np.greater_equal([_best(law, prices, row)[0] for row in tried], target)
     if not reaches[:, 0].any():
         return None
     first = np.where(reaches.any(axis=0), reaches.argmax(axis=0), BUDGETS - 1)
-    choice = best[first, np.arange(best.shape[1])].argmax(axis=1)
-    reached = float(reaches.any(axis=0)[1:].mean())
-    return _plan(law, prices, budgets[first[0]], budgets[first], choice, reached)
+    enough, short = budgets[first], budgets[np.maximum(first - 1, 0)]
+    for _ in range(HALVINGS):
+        middle = (enough + short) / 2
+        does = _best(law, prices, middle)[0] >= target
+        enough, short = np.where(does, middle, enough), np.where(does, short, middle)
+    choice = _best(law, prices, enough)[1]
+    return _plan(law, prices, enough[0], enough, choice, float(reaches.any(axis=0)[1:].mean()))
 
 
-def affordable(law: MixLaw, prices: Prices, budget: float) -> tuple[np.ndarray, np.ndarray]:
-    """What the budget buys at each of SHARES: real and synthetic images, never more than were measured."""
+def check_target(target: float) -> None:
+    """Raises InputError for what is no accuracy."""
+    if not 0 < target < 1:
+        raise InputError(f"target: found {target}, expected an accuracy between 0 and 1")
+
+
+def affordable(law: MixLaw, prices: Prices, budget: float | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What the budget buys at each of SHARES: real and synthetic images, never more than were measured.
+
+    Both [101], or [D, 101] for budgets [D, 1].
+    """
     real = _bought(SHARES * budget, prices.real, law.most_real)
     return real, _bought(budget - real * prices.real, prices.synthetic, law.most_synthetic)
+
+
+def _best(law: MixLaw, prices: Prices, budgets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The highest accuracy that each law's own budget buys [1 + draws], and the number of its share."""
+    accuracy = _or_none(law.accuracy(*affordable(law, prices, budgets[:, None])))
+    return accuracy.max(axis=1), accuracy.argmax(axis=1)
 
 
 def _or_none(accuracy: np.ndarray) -> np.ndarray:

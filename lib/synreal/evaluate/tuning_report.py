@@ -5,13 +5,16 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
+from accelerate import PartialState
 
+from synreal.data.fingerprint import image_set_hash
 from synreal.data.imageset import mixed_classes
 from synreal.data.worlds import World
 from synreal.evaluate.examine import examine
 from synreal.evaluate.forgetting import BeforeAfter, forgetting, gains
 from synreal.evaluate.guard import refuse_learned, refuse_overlap
 from synreal.models.card import Card
+from synreal.models.load import check_device
 from synreal.train.curve import CURVE_FILE, LOSS_FILE
 from synreal.train.realtune import open_card, tune_checkpoint
 from synreal.train.recipes import Recipe
@@ -41,20 +44,36 @@ def realtune(
     accuracy on `validation` gained, overall, fine-grained and per factor, as far as the world knows them.
     `forgetting.csv`: the same overall for `known`, sets whose accuracy may be lost. `report.json`: all of it,
     and how the checkpoint was tuned.
-    Raises InputError for an image to judge with among those to tune on, for sets that the checkpoint's card
-    says it knows, and as `tune_checkpoint` does.
+    Of several processes, the main one alone measures and writes.
+    Raises InputError for a device that is not there, for an image to judge with among those to tune on, for
+    sets that the checkpoint's card says it knows, and as `tune_checkpoint` does.
     """
+    check_device(device)
     card = open_card(checkpoint)
     for judged in [*([validation] if validation else []), *(known or {}).values()]:
         refuse_overlap(images.images, judged.images)
         refuse_learned(card, judged.name)
-    watch = None
+    watch = watched = None
     if validation:
         mixed = mixed_classes(validation.images)
         first = mixed.select(range(min(WATCHED, len(mixed))))
-        watch = accuracy_watch(card, first)
+        watch, watched = accuracy_watch(card, first), image_set_hash(first)
     every = max(1, recipe.steps // LOOKS)
-    tuned = tune_checkpoint(checkpoint, images.images, out, method, recipe, watch, every)
+    tuned = tune_checkpoint(checkpoint, images.images, out, method, recipe, watch, every, watched)
+    if PartialState().is_main_process:
+        _report(checkpoint, tuned, out, every, validation, known or {}, device)
+    return out / REPORT
+
+
+def _report(
+    checkpoint: str | Path,
+    tuned: Card,
+    out: Path,
+    every: int,
+    validation: World | None,
+    known: Mapping[str, World],
+    device: str,
+) -> None:
     tables = {"Training": _training_table(out, every)}
     if validation:
         pair = _before_after(checkpoint, out, validation, device)
@@ -66,7 +85,7 @@ def realtune(
         clusters = {name: world.clusters for name, world in known.items()}
         forgetting(pairs, clusters).to_csv(out / FORGETTING, index=False)
         tables["What was known before"] = out / FORGETTING
-    return _write(out, tuned, tables)
+    _write(out, tuned, tables)
 
 
 def _training_table(out: Path, every: int) -> Path:
@@ -82,7 +101,7 @@ def _before_after(checkpoint: str | Path, out: Path, world: World, device: str) 
     return BeforeAfter(*(examine(str(place), world, device=device) for place in (checkpoint, out)))
 
 
-def _write(out: Path, card: Card, tables: Mapping[str, Path]) -> Path:
+def _write(out: Path, card: Card, tables: Mapping[str, Path]) -> None:
     made = {key: value for key, value in card.training.items() if key != "before"}
     frames = {title: pd.read_csv(file) for title, file in tables.items()}
     numbers = {
@@ -96,4 +115,3 @@ def _write(out: Path, card: Card, tables: Mapping[str, Path]) -> Path:
             frame.dropna(axis=1, how="all").to_markdown(index=False, floatfmt=".4g", missingval=""),
         ]
     write_whole(out / REPORT, "\n\n".join(parts) + "\n")
-    return out / REPORT

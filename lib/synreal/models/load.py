@@ -52,8 +52,10 @@ def load_classifier(
     `class_names`: the classes to ask about, in the order of the columns of the logits; default: the card's. A
     linear head is restricted to them, so they must be the card's; a zero-shot head takes any.
     `preprocess`: replaces the card's own preparation of images.
-    Raises InputError for missing weights, a wrong hash, and keys, shapes or activation that do not fit.
+    Raises InputError for missing weights, a wrong hash, keys, shapes or activation that do not fit, and as
+    `check_device`.
     """
+    check_device(device)
     card = card if isinstance(card, Card) else load_card(card)
     names = tuple(card.class_names if class_names is None else class_names)
     if not names or len(set(names)) < len(names):
@@ -62,6 +64,17 @@ def load_classifier(
     module = load_module(card).to(device).to(memory_format=torch.channels_last)
     kind = LinearClassifier if card.head == "linear" else ZeroShotClassifier
     return kind(card, module, names, preprocess or Preprocess.from_card(card))
+
+
+def check_device(device: str | torch.device) -> None:
+    """Raises InputError for what is no device of this machine."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"device: found {str(device)!r}, expected one that this machine has, such as cpu: {reason}"
+        ) from error
 
 
 def load_module(card: Card) -> nn.Module:

@@ -12,6 +12,7 @@ from synreal.errors import InputError
 from synreal.train.curve import Watch
 
 Weights = Mapping[str, Tensor]
+Prefix = str | tuple[str, ...]  # of the names of a head's parameters; some networks have two heads
 RANK = 8  # of LoRA's additions; their scale is 2, as in its authors' experiments on language models
 ADAPTED = (nn.Linear, Conv1D, nn.MultiheadAttention)
 
@@ -63,7 +64,7 @@ def _with_weights(module: nn.Module, weights: Weights, watch: Watch) -> dict[str
         module.load_state_dict(kept)
 
 
-def head_parameters(module: nn.Module, head: str) -> list[nn.Parameter]:
+def head_parameters(module: nn.Module, head: Prefix) -> list[nn.Parameter]:
     """The parameters under the prefix `head`. InputError where there are none."""
     found = [weight for name, weight in module.named_parameters() if _under(name, head)]
     if not found:
@@ -73,7 +74,7 @@ def head_parameters(module: nn.Module, head: str) -> list[nn.Parameter]:
 
 
 @contextmanager
-def only_head(module: nn.Module, head: str) -> Iterator[None]:
+def only_head(module: nn.Module, head: Prefix) -> Iterator[None]:
     """Inside, only the head can be trained."""
     trained = [weight for weight in module.parameters() if weight.requires_grad]
     chosen = head_parameters(module, head)
@@ -88,7 +89,7 @@ def only_head(module: nn.Module, head: str) -> Iterator[None]:
 
 
 @contextmanager
-def low_rank(module: nn.Module, head: str, seed: int) -> Iterator[None]:
+def low_rank(module: nn.Module, head: Prefix, seed: int) -> Iterator[None]:
     """Inside, only LoRA's additions and the head can be trained; afterwards the additions are merged.
 
     Adapted are linear layers and attention; in a network without them below its head, the convolutions.
@@ -111,7 +112,7 @@ def low_rank(module: nn.Module, head: str, seed: int) -> Iterator[None]:
             weight.requires_grad_(True)
 
 
-def _adapted(module: nn.Module, head: str) -> list[str]:
+def _adapted(module: nn.Module, head: Prefix) -> list[str]:
     below = {name: part for name, part in module.named_modules() if name and not _under(name, head)}
     attention = [name for name, part in below.items() if isinstance(part, nn.MultiheadAttention)]
     inside = tuple(f"{name}." for name in attention)
@@ -121,5 +122,6 @@ def _adapted(module: nn.Module, head: str) -> list[str]:
     return linear or [name for name, part in below.items() if isinstance(part, nn.Conv2d)]
 
 
-def _under(name: str, prefix: str) -> bool:
-    return name == prefix or name.startswith(f"{prefix}.")
+def _under(name: str, prefix: Prefix) -> bool:
+    prefixes = (prefix,) if isinstance(prefix, str) else prefix
+    return f"{name}.".startswith(tuple(f"{one}." for one in prefixes))

@@ -3,7 +3,10 @@
 SynTune is the same with synthetic images. The result is a checkpoint like any other.
 """
 
+import math
 import shutil
+import warnings
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ from datasets import Dataset
 from torch import Tensor, nn
 
 from synreal.data.fingerprint import image_set_hash
+from synreal.data.imageset import class_names
 from synreal.errors import InputError
 from synreal.models.card import CARD_FILE, Card, load_card
 from synreal.models.classifier import Classifier
@@ -23,13 +27,16 @@ from synreal.models.load import WEIGHTS_FILE, load_classifier, save_checkpoint
 from synreal.models.tower import tower_from_zero_shot
 from synreal.train.curve import CURVE_FILE, LOSS_FILE, Watch
 from synreal.train.loop import Loss, device_of
-from synreal.train.recipes import Recipe, default_recipe
+from synreal.train.methods import Prefix
+from synreal.train.recipes import Recipe, check_recipe, default_recipe
 from synreal.train.state import check_same_run, note_run
 from synreal.train.tune import RUN_FILE, Method, Tunable, tune
 from synreal.train.tuning_data import TuningData, check_images
 
 WORK = "work"  # subfolder of an unfinished checkpoint, where its training goes on
 TOKENIZER = "tokenizer"
+WORSE = 1.1  # times the first loss, which is one batch's: less may be chance
+CHANCE = 0.99  # times the loss of a uniform guess, around which a network that has forgotten all ends
 
 
 def tune_checkpoint(
@@ -40,6 +47,7 @@ def tune_checkpoint(
     recipe: Recipe | None = None,
     watch: Watch | None = None,
     every: int | None = None,
+    watched: str | None = None,
 ) -> Card:
     """The card of the tuned checkpoint in folder `out`.
 
@@ -47,28 +55,38 @@ def tune_checkpoint(
     tower with a linear head that gives the zero-shot scores to begin with, or with method flyp stays
     zero-shot, both towers tuned. `images`: labelled with classes of the card, at least one per class.
     `recipe`: default as `default_recipe`. What `watch(module)` returns before, after and every `every` steps
-    stands in `curve.csv` beside the card, the losses in `losses.csv`.
+    stands in `curve.csv` beside the card, the losses in `losses.csv`. `watched`: hash of the images that the
+    watch looks at.
     A finished folder is not trained again and an interrupted one goes on; one made from anything else is
-    refused. The card's field `training` says what was tuned on what.
-    Raises InputError for classes that the checkpoint lacks, fewer images than classes, and as `tune` does.
+    refused. The card's field `training` says what was tuned on what, and warns, as this function does, where
+    tuning left the checkpoint no better than guessing (`spoilt`).
+    Raises InputError for classes that the checkpoint lacks, fewer images than classes, and as `check_recipe`
+    and `tune` do.
     """
-    classifier = load_classifier(open_card(checkpoint))
-    recipe = recipe or default_recipe(classifier.card, len(images))
-    check_images(images, classifier.card)
+    card = open_card(checkpoint)
+    recipe = recipe or default_recipe(card, len(images))
+    check_recipe(recipe)
+    check_images(images, card)
+    classifier = load_classifier(card)
     inputs = {
         "checkpoint": classifier.model_hash, "images": image_set_hash(images), "method": method,
         "recipe": asdict(recipe),
     }  # fmt: skip
+    if watched:  # the curve cannot be measured on other images once it is over
+        inputs["validation"] = watched
     if (out / CARD_FILE).exists():
         check_same_run(out / RUN_FILE, inputs)
         return load_card(out)
     tunable = tunable_classifier(classifier, TuningData(images, classifier.card), method)
-    tune(replace(tunable, inputs=inputs), method, recipe, out / WORK, watch, every)
+    losses = tune(replace(tunable, inputs=inputs), method, recipe, out / WORK, watch, every).losses
     if PartialState().is_main_process:
         for name in (CURVE_FILE, LOSS_FILE):
             (out / WORK / name).replace(out / name)
         note_run(out / RUN_FILE, inputs)
         training = _training(classifier.card, images, method, recipe)
+        if warning := spoilt(losses, _guess(images, method, recipe)):
+            warnings.warn(f"{out}: {warning}", stacklevel=2)
+            training["warning"] = warning
         save_checkpoint(out, tunable.module, tuned_card(classifier.card, method, out, training))
         shutil.rmtree(out / WORK)
     PartialState().wait_for_everyone()
@@ -90,9 +108,10 @@ def open_card(checkpoint: str | Path) -> Card:
 
 def tunable_classifier(classifier: Classifier, data: TuningData, method: Method) -> Tunable:
     """The classifier's network with the losses that tune it on these data."""
-    module, loss, contrastive, head = classifier.module, _cross_entropy(data), None, "head"
+    module, loss, contrastive = classifier.module, _cross_entropy(data), None
+    head: Prefix = "head"
     if not isinstance(classifier, ZeroShotClassifier):
-        head = head_name(module)
+        head = head_names(module)
     elif method != "flyp":
         module = tower_from_zero_shot(classifier)
     else:
@@ -100,10 +119,34 @@ def tunable_classifier(classifier: Classifier, data: TuningData, method: Method)
     return Tunable(module, loss, len(data), head, contrastive, None if data.in_memory else data.fetch)
 
 
-def head_name(module: nn.Module) -> str:
-    """The prefix of the head's parameters in a timm model."""
-    head = module.get_classifier()  # type: ignore[operator]
-    return next(name for name, part in module.named_modules() if part is head)
+def head_names(module: nn.Module) -> tuple[str, ...]:
+    """The prefixes of the parameters of a timm model's head, or of both heads of a distilled one."""
+    found = module.get_classifier()  # type: ignore[operator]
+    heads = found if isinstance(found, tuple) else (found,)
+    return tuple(name for name, part in module.named_modules() if any(part is head for head in heads))
+
+
+def spoilt(losses: Sequence[float], guess: float) -> str:
+    """A warning where training ended worse than it began and no better than guessing; else nothing.
+
+    The end is the mean over the last tenth of the steps. `guess`: the loss of a uniform guess.
+    """
+    last = losses[-max(1, len(losses) // 10) :]
+    end = sum(last) / len(last)
+    if end <= WORSE * losses[0] or end < CHANCE * guess:
+        return ""
+    return (
+        f"the loss rose from {losses[0]:.2f} to {end:.2f}, where a uniform guess has {guess:.2f}: what the "
+        "checkpoint knew is lost; lower learning_rate"
+    )
+
+
+def _guess(images: Dataset, method: Method, recipe: Recipe) -> float:
+    """The loss of a uniform guess among the classes of the images, or with flyp among a batch's captions."""
+    if method != "flyp":
+        return math.log(len(class_names(images)))
+    own = max(1, min(recipe.batch_size, len(images)) // PartialState().num_processes)
+    return math.log(min(own, recipe.micro_batch or own))
 
 
 def tuned_card(card: Card, method: Method, out: Path, training: dict[str, Any]) -> Card:
@@ -163,7 +206,14 @@ def _training(card: Card, images: Dataset, method: Method, recipe: Recipe) -> di
 
 
 def _source(images: Dataset) -> str:
-    """real, synthetic or mixed; generated images name their generator."""
-    drawn = images["generator"] if "generator" in images.column_names else [None]
-    kinds = {"real" if generator is None else "synthetic" for generator in drawn}
+    """real, synthetic or mixed, as far as the set itself says; else unknown.
+
+    A generated image names its generator, and one without a name in that column is real.
+    """
+    if "generator" in images.column_names:
+        kinds = {"real" if generator is None else "synthetic" for generator in images["generator"][:]}
+    else:
+        kinds = set(images["source"][:])
+    if not kinds <= {"real", "synthetic"}:
+        return "unknown"
     return kinds.pop() if len(kinds) == 1 else "mixed"

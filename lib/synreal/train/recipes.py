@@ -1,5 +1,6 @@
 """Recipes: how to train, and by name those of the papers."""
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -32,6 +33,12 @@ def for_epochs(recipe: Recipe, epochs: float, count: int) -> Recipe:
     """The recipe with the steps of so many passes over `count` images; a last, smaller batch is left out."""
     per_epoch = count // min(recipe.batch_size, count)
     return replace(recipe, steps=round(epochs * per_epoch))
+
+
+def with_steps(recipe: Recipe, steps: int) -> Recipe:
+    """The recipe for so many steps. Where its warm-up would last all of them, a tenth of them warms up."""
+    fits = recipe.warmup_steps < steps
+    return replace(recipe, steps=steps, warmup_steps=recipe.warmup_steps if fits else steps // 10)
 
 
 @dataclass(frozen=True)
@@ -82,10 +89,14 @@ SCENES_CLIP = PRESETS["scenes-clip"].recipe
 
 
 def named_recipe(name: str, count: int) -> Recipe:
-    """The preset of that name, for `count` images. InputError for an unknown name."""
+    """The preset of that name, for `count` images. InputError for an unknown name.
+
+    Few images make few steps: then as `with_steps`.
+    """
     if name not in PRESETS:
         raise InputError(f"recipe: found {name!r}, expected one of {', '.join(PRESETS)}")
-    return PRESETS[name].for_count(count)
+    recipe = PRESETS[name].for_count(count)
+    return with_steps(recipe, recipe.steps)
 
 
 def default_recipe(card: Card, count: int) -> Recipe:
@@ -97,11 +108,29 @@ def default_recipe(card: Card, count: int) -> Recipe:
 def changed_recipe(card: Card, count: int, name: str | None, **changes: float | None) -> Recipe:
     """The preset of that name, or else the checkpoint's default, with the changes that are not None.
 
-    Raises InputError for an unknown name, and for a change that is not above 0 (a seed may be 0).
+    Raises InputError for an unknown name, and as `check_recipe` does.
     """
     recipe = named_recipe(name, count) if name else default_recipe(card, count)
     given: dict[str, Any] = {field: value for field, value in changes.items() if value is not None}
-    for field, value in given.items():
-        if value < 0 or (value == 0 and field != "seed"):
-            raise InputError(f"{field}: found {value}, expected a number above 0")
-    return replace(recipe, **given)
+    changed = replace(recipe, **given)
+    check_recipe(changed)
+    return changed
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Raises InputError for a number with which nothing can be tuned."""
+    rate, parts = recipe.learning_rate, recipe.micro_batch
+    rules = {
+        "steps": (recipe.steps >= 1, "a number above 0"),
+        "batch_size": (recipe.batch_size >= 1, "a number above 0"),
+        "micro_batch": (parts is None or parts >= 1, "a number above 0"),
+        "learning_rate": (0 < rate < math.inf, "a number above 0 that is finite"),
+        "warmup_steps": (
+            0 <= recipe.warmup_steps < recipe.steps,
+            f"0 or more, and less than steps ({recipe.steps})",
+        ),
+        "seed": (0 <= recipe.seed < 2**32, "0 to 2**32 - 1"),
+    }
+    for name, (fits, expected) in rules.items():
+        if not fits:
+            raise InputError(f"{name}: found {getattr(recipe, name)}, expected {expected}")

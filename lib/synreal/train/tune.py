@@ -1,6 +1,6 @@
 """`tune`: change a trained network with a little more data, by any of the methods, images and text alike."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -12,8 +12,16 @@ from synreal.models.classifier import weights_hash
 from synreal.train.batches import Fetch
 from synreal.train.curve import LOSS_FILE, Curve, Watch
 from synreal.train.loop import Diverged, Loss, fit
-from synreal.train.methods import head_parameters, interpolate, low_rank, only_head, snapshot, watch_between
-from synreal.train.recipes import SCENES_VIT, Recipe
+from synreal.train.methods import (
+    Prefix,
+    head_parameters,
+    interpolate,
+    low_rank,
+    only_head,
+    snapshot,
+    watch_between,
+)
+from synreal.train.recipes import SCENES_VIT, Recipe, with_steps
 from synreal.train.state import note_run
 
 RUN_FILE = "run.json"  # what a run is made of
@@ -27,7 +35,7 @@ class Tunable:
     module: nn.Module  # any network; trained in place
     loss: Loss  # (module, rows, generator) -> mean loss on these rows, see `fit`
     count: int  # rows of the tuning data
-    head: str  # prefix of the head's parameter names, such as "head" or "lm_head"
+    head: Prefix  # of the head's parameter names, such as "head" or "lm_head"
     contrastive: Loss | None = None  # flyp's loss, for networks with a text tower
     fetch: Fetch | None = None  # for data that do not fit into memory, see `fit`
     # what else the result depends on, such as a hash of the data; a run with other inputs is not resumed
@@ -116,8 +124,8 @@ def _train(
         with only_head(tunable.module, tunable.head):
             run(recipe, folder)
     elif method == "lp-ft":
-        first = probe or replace(recipe, steps=recipe.steps // 2)
-        rest = recipe if probe else replace(recipe, steps=recipe.steps - first.steps)
+        first = probe or with_steps(recipe, recipe.steps // 2)
+        rest = recipe if probe else with_steps(recipe, recipe.steps - first.steps)
         with only_head(tunable.module, tunable.head):
             run(first, folder and folder / "head")
         run(rest, folder and folder / "all")
