@@ -7,7 +7,10 @@ from hypothesis import strategies as st
 
 from synreal.errors import InputError
 from synreal.evaluate.exchange import (
+    BOUNDS,
     NEVER,
+    NOTHING_MORE,
+    NUMBERS,
     accuracy_draws,
     exchange_rates,
     fit_curve,
@@ -49,6 +52,30 @@ def test_beyond_its_floor_no_number_of_synthetic_images_will_do():
     assert np.isfinite(rates.loc[250, "synthetic_images"])
     assert rates.loc[2000, "verdict"] == NEVER and rates.loc[2000, "worth"] == 0
     assert rates.loc[2000, "unreachable"] == 1 and np.isinf(rates.loc[2000, "ci_low"])
+
+
+def test_fewer_images_than_measured_are_said_to_be_at_most():
+    rates = exchange_rates(curve(0.2, 0.4, 0.6), curve(0.2, 0.35, 0.6, seed=1), [250, 1000]).set_index(
+        "real_images"
+    )
+    assert rates.loc[250, "synthetic_images"] < 250
+    assert rates.loc[250, "verdict"].startswith("at most 1.0 each (by the law 0.8, ")
+    assert rates.loc[1000, "verdict"].startswith("0.8 each (")
+
+
+def test_a_curve_that_does_not_rise_names_no_number():
+    flat = fit_curve(SIZES, np.full(len(SIZES), 0.6), np.full((60, len(SIZES)), 0.6))
+    row = exchange_rates(curve(0.2, 0.3, 0.6), flat, [250]).iloc[0]
+    assert row["verdict"] == NOTHING_MORE
+    assert row[list(NUMBERS)].isna().all() and row["unreachable"] == 0
+
+
+def test_draws_that_agree_give_no_interval():
+    real, synthetic = curve(0.2, 0.3, 0.6, 0.0), curve(0.2, 0.4, 0.6, 0.0)
+    row = exchange_rates(real, synthetic, [1000]).iloc[0]
+    assert row["worth"] == pytest.approx((3 / 4) ** (1 / 0.6), rel=0.01)
+    assert row[list(BOUNDS)].isna().all()
+    assert row["verdict"] == "1.6 each (no interval: equal draws)"
 
 
 def test_bands_hold_the_law_and_narrow_with_less_noise():

@@ -1,6 +1,7 @@
 """What chapter 03b_interventions records, decides and shows, on made answers."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from synreal.book import interventions as chapter
@@ -8,7 +9,7 @@ from synreal.book import interventions_views as views
 from synreal.book.claims import load_claims
 from synreal.book.record import Study, read_results
 from synreal.evaluate.exchange import exchange_rates
-from synreal.evaluate.planner import Prices, fit_mixes, plan_for_budget
+from synreal.evaluate.planner import Plan, Prices, fit_mixes, plan_for_budget
 from synreal.evaluate.probes import enriched_test
 from synreal.evaluate.statistics import holm
 from synreal.evaluate.worth import measured
@@ -95,6 +96,18 @@ def test_figures_of_the_dial(study, outcomes, test_set, grid):
     assert sum(word.endswith("*") for word in words) >= 1 and len(words) == 12
     assert "scale: -0." in views.dose_alt(chapter.dial_verdicts(table, 0.03))
     assert len(views.dosed_scenes(grid[:2], 3).axes) == 6
+
+
+def test_numbers_that_are_not_known_are_recorded_with_the_reason(study):
+    bounds = {"worth_low": np.nan, "worth_high": np.nan}
+    rates = pd.DataFrame([{"real_images": 7, "worth": np.nan, "verdict": "nothing more", **bounds}])
+    chapter.record_rates(study, {"unknown": rates}, {"unknown": 600}, seed=0)
+    gains = {"real only": (np.nan, np.nan, np.nan)}
+    plan = Plan(0, 9, 9.0, (0.5, 0.4, 0.6), (0, 0), (9, 9), gains, {"synthetic only": 1.0}, 1.0)
+    chapter.record_plan(study, plan, 600, seed=0)
+    reasons = read_results(study.folder).set_index(["metric", "model"])["reason"]
+    assert reasons["worth_of_synthetic/unknown", "7 real images"] == "nothing more"
+    assert reasons["planned_gain", "mix vs real only"] == "the budget buys less than was measured"
 
 
 def test_exchange_and_plan(study, test_set):

@@ -14,6 +14,7 @@ Probes: "matching" and "counterpart" of the defect (`evaluate.probes`), "excess"
 and "all", the accuracy on scenes as they come. `<name>`: a matching probe in words, or "accuracy".
 """
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -96,28 +97,32 @@ def record_rates(study: Study, rates: Mapping[str, pd.DataFrame], n: Mapping[str
     """Record what a synthetic image is worth, by probe; rates: tables of `exchange_rates`."""
     for name, table in rates.items():
         for row in table.to_dict("records"):
+            unknown = math.isnan(row["worth"])
             study.record(
                 metric=f"worth_of_synthetic/{name}",
-                value=row["worth"],
+                value=None if unknown else row["worth"],
                 model=f"{row['real_images']} real images",
                 data=DATA,
                 n=n[name],
                 ci=(row["worth_low"], row["worth_high"]),
                 seed=seed,
+                reason=row["verdict"] if unknown else None,
             )
 
 
 def record_plan(study: Study, plan: Plan, n: int, seed: int) -> None:
     """Record what the planned mix gains over either kind alone."""
     for name, (value, *interval) in plan.gains.items():
+        unknown = math.isnan(value)
         study.record(
             metric="planned_gain",
-            value=value,
+            value=None if unknown else value,
             model=f"mix vs {name}",
             data=DATA,
             n=n,
             ci=(interval[0], interval[1]),
             seed=seed,
+            reason="the budget buys less than was measured" if unknown else None,
         )
 
 

@@ -10,7 +10,7 @@ def adapt(
     checkpoint: Annotated[
         str, typer.Option(help="Classifier to adapt: a name, folder or card; CLIP as in P2.")
     ],
-    images: Annotated[str, typer.Option(help="Labelled images to adapt it to: a folder, file or hub:NAME.")],
+    images: Annotated[str, typer.Option(help="Labelled images: a folder, file or hub:NAME#SPLIT.")],
     classes: Annotated[Path, typer.Option(help="YAML list of class names, as for `synreal retrieve`.")],
     out: Annotated[Path, typer.Option(help="Folder for checkpoint and report.")],
     test: Annotated[str, typer.Option(help="Labelled images that accuracy is reported on.")],

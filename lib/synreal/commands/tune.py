@@ -16,7 +16,8 @@ VALIDATION = 2_000  # scenes, where a set to measure on is scenes/SPLIT
 def tune(
     checkpoint: Annotated[str, typer.Option(help="Classifier to tune: a name, a folder or a card.")],
     images: Annotated[
-        str, typer.Option(help="Labelled images: a folder, file, hub:NAME, PRESET:FOLDER or scenes/SPLIT.")
+        str,
+        typer.Option(help="Labelled images: a folder, file, hub:NAME#SPLIT, PRESET:FOLDER or scenes/SPLIT."),
     ],
     out: Annotated[Path, typer.Option(help="Folder of the tuned checkpoint; an unfinished one goes on.")],
     method: Annotated[str, typer.Option(help="full, head, lp-ft, wise-ft, flyp or lora.")] = "full",

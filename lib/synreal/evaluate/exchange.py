@@ -13,12 +13,16 @@ import pandas as pd
 from scipy.optimize import curve_fit
 
 from synreal.errors import InputError
-from synreal.evaluate.statistics import percentile_interval, resampled_sums
+from synreal.evaluate.statistics import ROUNDING, percentile_interval, resampled_sums
 
 FEWEST_SIZES = 4  # a law has three numbers to fit
 LOWER, UPPER = (0.0, 0.0, 0.05), (1.0, 1.0, 3.0)  # of floor, height and rate
 START = (0.2, 0.3, 0.5)
 NEVER = "no number of synthetic images reaches it"
+NOTHING_MORE = "more than the fewest measured add nothing"
+BOUNDS = ("ci_low", "ci_high", "worth_low", "worth_high")
+NUMBERS = ("synthetic_images", "worth", *BOUNDS)
+NAN = float("nan")
 
 
 def accuracy_draws(
@@ -80,12 +84,15 @@ class Curve:
         return np.quantile(drawn, [0.025, 0.975], axis=0)
 
     def size_for(self, accuracies: np.ndarray, laws: np.ndarray) -> np.ndarray:
-        """How many images reach the accuracies, by laws [D, 3]: [D, K]; infinite where none do."""
+        """How many images reach the accuracies, by laws [D, 3]: [D, K]; infinite where none do.
+
+        Never less than one: a law that hardly falls would ask for 1e-80 of an image.
+        """
         floor, height, rate = laws.T[:, :, None]
         above = 1 - accuracies - floor
         with np.errstate(divide="ignore", over="ignore"):
             sizes = self.smallest * np.where(above > 0, above / height, 0.0) ** (-1 / rate)
-        return np.where(above > 0, sizes, np.inf)
+        return np.where(above > 0, np.maximum(sizes, 1.0), np.inf)
 
 
 def fit_curve(sizes: np.ndarray, accuracies: np.ndarray, draws: np.ndarray) -> Curve:
@@ -109,44 +116,67 @@ def exchange_rates(real: Curve, synthetic: Curve, sizes: Sequence[int]) -> pd.Da
 
     One row per size: real_images, synthetic_images (infinite where none do) with ci_low and ci_high, worth
     (real images that one synthetic replaces, 0 where none do) with worth_low and worth_high, unreachable
-    (share of bootstrap draws in which no number does), and verdict in words.
+    (share of bootstrap draws in which no number does), and verdict in words. The bounds are NaN where draws
+    do not differ; all numbers are where synthetic images add nothing to the fewest, so that none can be
+    named.
     """
     counts = np.asarray(sizes, dtype=float)
     points = synthetic.size_for(real.accuracy(counts)[None], synthetic.law[None])[0]
     reached = np.stack([1 - _error(counts / real.smallest, *law) for law in real.drawn])
     drawn = synthetic.size_for(reached, synthetic.drawn)
     rows = zip(counts, points, drawn.T, strict=True)
-    return pd.DataFrame([_rate(n, point, column, synthetic.largest) for n, point, column in rows])
+    return pd.DataFrame([_rate(n, point, column, synthetic) for n, point, column in rows])
 
 
-def _rate(real: float, point: float, drawn: np.ndarray, largest: int) -> dict[str, object]:
+def _rate(real: float, point: float, drawn: np.ndarray, synthetic: Curve) -> dict[str, object]:
     low, high = np.quantile(drawn, [0.025, 0.975], method="nearest")
-    worth = np.where(np.isinf(drawn), 0.0, real / drawn)
-    worth_low, worth_high = percentile_interval(worth)
-    value = 0.0 if np.isinf(point) else real / point
     unreachable = float(np.isinf(drawn).mean())
-    return {
+    row = {
         "real_images": int(real),
         "synthetic_images": point,
         "ci_low": min(low, point),
         "ci_high": max(high, point),
-        "worth": value,
-        "worth_low": float(np.nanmin([worth_low, value])),
-        "worth_high": float(np.nanmax([worth_high, value])),
+        **_worth(real, point, drawn),
         "unreachable": unreachable,
-        "verdict": _verdict(real, point, low, high, unreachable, largest),
+    }
+    verdict = _verdict(real, point, low, high, unreachable, synthetic)
+    if point <= 1:
+        return row | dict.fromkeys(NUMBERS, NAN) | {"verdict": NOTHING_MORE}
+    if np.isfinite(high) and _same(low, high):
+        row |= dict.fromkeys(BOUNDS, NAN)
+    return row | {"verdict": verdict}
+
+
+def _worth(real: float, point: float, drawn: np.ndarray) -> dict[str, float]:
+    low, high = percentile_interval(np.where(np.isinf(drawn), 0.0, real / drawn))
+    value = 0.0 if np.isinf(point) else real / point
+    return {
+        "worth": value,
+        "worth_low": float(np.nanmin([low, value])),
+        "worth_high": float(np.nanmax([high, value])),
     }
 
 
-def _verdict(real: float, point: float, low: float, high: float, unreachable: float, largest: int) -> str:
+def _verdict(real: float, point: float, low: float, high: float, unreachable: float, synthetic: Curve) -> str:
+    smallest, largest = synthetic.smallest, synthetic.largest
     if unreachable >= 0.975:
         return NEVER
     if low > largest:
-        return f"more than {largest / real:.1f} each: none of the sizes measured reaches it"
+        return f"more than {largest / real:.1f} each: beyond the sizes measured"
     if np.isinf(high) or np.isinf(point):
         return f"at least {low / real:.1f} each; perhaps no number reaches it"
-    beyond = ", by the law beyond what was measured" if point > largest else ""
-    return f"{point / real:.1f} each ({low / real:.1f} to {high / real:.1f}){beyond}"
+    interval = "no interval: equal draws"
+    if not _same(low, high):
+        interval = f"{low / real:.1f} to {high / real:.1f}"
+    if point < smallest:
+        most = max(high, smallest) / real
+        return f"at most {most:.1f} each (by the law {point / real:.1f}, {interval})"
+    beyond = ", beyond what was measured" if point > largest else ""
+    return f"{point / real:.1f} each ({interval}){beyond}"
+
+
+def _same(low: float, high: float) -> bool:
+    return bool(np.isclose(low, high, rtol=ROUNDING, atol=0))
 
 
 def _error(relative: np.ndarray, floor: float, height: float, rate: float) -> np.ndarray:
