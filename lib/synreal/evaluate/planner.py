@@ -124,7 +124,7 @@ def plan_for_target(law: MixLaw, prices: Prices, target: float) -> Plan | None:
     highest = law.most_real * prices.real + law.most_synthetic * prices.synthetic
     budgets = np.geomspace(min(prices.real, prices.synthetic), highest, BUDGETS)
     tried = np.repeat(budgets[:, None], len(law.drawn) + 1, axis=1)  # [B, 1 + draws]
-    reaches = np.greater_equal([_best(law, prices, row)[0] for row in tried], target)
+    reaches = np.array([_best(law, prices, row)[0] for row in tried]) >= target
     if not reaches[:, 0].any():
         return None
     first = np.where(reaches.any(axis=0), reaches.argmax(axis=0), BUDGETS - 1)
