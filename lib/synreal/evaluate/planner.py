@@ -134,7 +134,7 @@ def plan_for_target(law: MixLaw, prices: Prices, target: float) -> Plan | None:
         does = _best(law, prices, middle)[0] >= target
         enough, short = np.where(does, middle, enough), np.where(does, short, middle)
     choice = _best(law, prices, enough)[1]
-    return _plan(law, prices, enough[0], enough, choice, float(reaches.any(axis=0)[1:].mean()))
+    return _plan(law, prices, enough[0], enough, choice, float(reaches[:, 1:].any(axis=0).mean()))
 
 
 def check_target(target: float) -> None:
