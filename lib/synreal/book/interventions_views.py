@@ -114,10 +114,13 @@ def _curve(axes: Axes, table: pd.DataFrame, source: str, curve: Curve) -> None:
     axes.plot(rows[own], rows["accuracy"], plots.MARKERS[source], color=colour, markersize=4, label=source)
 
 
-def rates_table(rates: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """How many synthetic images stand for one real one, by probe and number of real images, in words."""
+def rates_table(rates: Mapping[str, pd.DataFrame]) -> Styler:
+    """How many synthetic images stand for one real one, by probe and number of real images, in words.
+
+    Styled, or its cells would not wrap.
+    """
     rows = {name: table.set_index("real_images")["verdict"] for name, table in rates.items()}
-    return pd.DataFrame(rows).rename_axis("real images")
+    return pd.DataFrame(rows).rename_axis("real images").style
 
 
 def plan_figure(law: MixLaw, prices: Prices, budget: float) -> Figure:

@@ -27,7 +27,7 @@ MEANING = {
     Verdict.FAILS: "at least one condition is contradicted by its whole 95 % interval",
     Verdict.UNDECIDED: "an interval leaves both answers open; more images would decide",
     Verdict.NOT_MEASURED: "no notebook of this run measured it, or it measured other models",
-    Verdict.NOT_TESTABLE: "needs something that this book or this world does not have; the reason is given",
+    Verdict.NOT_TESTABLE: "needs what this book or world lacks, or its premise fails; the reason is given",
     Verdict.INCONSISTENT: "the paper contradicts itself, so there is nothing definite to test",
 }
 BADGES = {
