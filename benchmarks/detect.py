@@ -8,13 +8,13 @@ trained one does. Both use all cores; the way image by image is measured on a te
 """
 
 import sys
-import time
 from collections.abc import Callable
 
 import datasets
 import numpy as np
 import pandas as pd
 import torch
+from timing import rate
 
 from synreal.data.scenes import scene_set
 from synreal.models.yolo import DetectorCard, build_detector
@@ -48,17 +48,6 @@ def image_by_image(detector: YoloDetector) -> Callable[[datasets.Dataset], pd.Da
         return pd.DataFrame(np.concatenate(boxes), columns=list(EDGES))
 
     return detect
-
-
-def rate(detect: Callable[[datasets.Dataset], pd.DataFrame], images: datasets.Dataset) -> float:
-    """Images per second, the best of three, after a first call."""
-    detect(images.select(range(8)))
-    seconds = []
-    for _ in range(3):
-        start = time.perf_counter()
-        detect(images)
-        seconds.append(time.perf_counter() - start)
-    return len(images) / min(seconds)
 
 
 def main() -> None:

@@ -9,12 +9,12 @@ cores; the best of three is told, after a first call.
 """
 
 import sys
-import time
 from collections.abc import Callable
 from functools import partial
 
 import datasets
 import numpy as np
+from timing import rate
 
 from synreal.data.imageset import to_rgb
 from synreal.data.scenes import scene_set
@@ -24,17 +24,6 @@ from synreal.synbench.local_judge import LocalJudge
 from synreal.synbench.questions import PERSON_BLOCKING
 
 Way = Callable[[datasets.Dataset], object]
-
-
-def rate(ask: Way, images: datasets.Dataset) -> float:
-    """Images per second."""
-    ask(images.select(range(8)))
-    seconds = []
-    for _ in range(3):
-        start = time.perf_counter()
-        ask(images)
-        seconds.append(time.perf_counter() - start)
-    return len(images) / min(seconds)
 
 
 def report(name: str, images: datasets.Dataset, batched: Way, alone: Way) -> None:

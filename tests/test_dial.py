@@ -145,6 +145,6 @@ def test_intervals_hold_what_they_promise():
 
 
 def test_the_share_of_scenes_that_a_defect_changes():
-    assert changed_share(Defects(), 50) == 0
-    assert changed_share(Defects(scale=0.5), 50) == 1
-    assert 0 < changed_share(Defects(person=1.0), 200) < 0.25
+    assert changed_share("scale", 0.0, 50) == 0
+    assert changed_share("scale", 0.5, 50) == 1
+    assert 0 < changed_share("person", 1.0, 200) < 0.25

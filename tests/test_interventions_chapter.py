@@ -11,7 +11,6 @@ from synreal.book.record import Study, read_results
 from synreal.evaluate.exchange import exchange_rates
 from synreal.evaluate.planner import Plan, Prices, fit_mixes, plan_for_budget
 from synreal.evaluate.probes import enriched_test
-from synreal.evaluate.statistics import holm
 from synreal.evaluate.worth import measured
 from synreal.train.dial import dial_grid
 from synreal.train.mixes import Mix
@@ -91,7 +90,6 @@ def test_figures_of_the_dial(study, outcomes, test_set, grid):
     assert sorted(titles)[-1] == "scale: small or large objects" and len(titles) == 3
     crossed = chapter.cross_changes(outcomes, test_set, 1.0)
     assert len(crossed) == 12
-    crossed["p_holm"] = holm(crossed["p"])
     words = [text.get_text() for text in views.cross_figure(crossed).axes[0].texts]
     assert sum(word.endswith("*") for word in words) >= 1 and len(words) == 12
     assert "scale: -0." in views.dose_alt(chapter.dial_verdicts(table, 0.03))

@@ -1,6 +1,7 @@
 """The zoo: its making at toy size, its architecture, and the checkpoints that ship."""
 
 import hashlib
+import re
 from functools import partial
 
 import numpy as np
@@ -274,3 +275,12 @@ def test_the_shipped_synthetic_images_are_what_the_generator_draws():
     drawn = sample_images(load_pipeline(SHIPPED / "generator"), first["prompt"][:], [0, 1, 2, 3], steps=10)
     # other processors round otherwise, and a few pixels of a sample may follow
     assert np.abs(drawn.astype(int) - to_arrays(first)[0]).mean() < 2
+
+
+def test_the_readme_says_what_the_shipped_models_reach():
+    text = (repository_root() / "zoo" / "README.md").read_text()
+    rows = re.findall(r"^\| `(\S+)` \| (0\.\d{3}) \| 0\.\d{3} \|$", text, flags=re.MULTILINE)
+    assert len(rows) == 8
+    for name, ships in rows:
+        [expected] = [e.value for e in load_card(name).expected if e.image_set == "scenes/val"]
+        assert float(ships) == pytest.approx(expected, abs=6e-4), name

@@ -58,14 +58,15 @@ def record_dial(study: Study, outcomes: Outcomes, test: TestSet, seed: int) -> p
 
 
 def cross_changes(outcomes: Outcomes, test: TestSet, dose: float) -> pd.DataFrame:
-    """Each defect's change of each matching probe at one dose: defect, probe, and Estimate's columns."""
+    """Each defect's change of each matching probe at one dose: defect, probe, Estimate's columns, p_holm."""
     rows = []
     for defects, logits in outcomes.items():
         name, _, own = defects.describe().partition(" ")
         for words in MATCHING.values() if own and float(own) == dose else ():
             change = probe(logits[0], test, words) - probe(outcomes[Defects()][0], test, words)
             rows.append({"defect": name, "probe": words, **change.estimate(test.clusters)._asdict()})
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    return table.assign(p_holm=holm(table["p"].to_numpy()))
 
 
 def dial_verdicts(table: pd.DataFrame, tolerance: float) -> pd.DataFrame:

@@ -60,9 +60,9 @@ def dosed_arrays(defects: Defects, count: int, start: int = 0) -> tuple[np.ndarr
     return images, np.array([scene.label for scene in asked])
 
 
-def changed_share(defects: Defects, count: int) -> float:
-    """Which share of the first `count` training scenes, 0 to 1, the defects change at all."""
-    scenes = [draw_factors(index, SPLIT) for index in range(count)]
+def changed_share(name: str, dose: float, count: int) -> float:
+    """Which share of the first `count` training scenes, 0 to 1, a defect changes at all."""
+    scenes, defects = [draw_factors(index, SPLIT) for index in range(count)], Defects(**{name: dose})
     return float(np.mean([defective(s, index, SPLIT, defects) != s for index, s in enumerate(scenes)]))
 
 
