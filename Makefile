@@ -44,14 +44,13 @@ book: install  ## execute every notebook, then render _build/html/index.html
 	$(BIN)/synreal run --all --profile $(PROFILE) --out $(RUN)
 	$(BIN)/synreal book --run $(RUN) --out _build/html
 
-# Two processes share the cores: threads of the one that wait busily would take them from the other, so the notebooks'
-# threads sleep while they wait, and the test suite takes one thread a process.
+# The test suite takes one thread a process: threads of two processes would wait for each other.
 .PHONY: test
 test: install  ## everything: style, types, stored outputs of the notebooks, the test suite
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest -n 2 --dist loadfile --nbval-lax --nbval-current-env notebooks
+	$(BIN)/pytest -n 2 --dist loadfile --nbval-lax --nbval-current-env notebooks
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder tests
 
 .PHONY: zoo
