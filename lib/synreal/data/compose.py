@@ -52,11 +52,13 @@ def compose(
         canvas.shape, np.float32
     )
     image = (np.clip(canvas, 0, 1) * 255 + 0.5).astype(np.uint8)
+    covered = shown.sum()
     return image, {
-        "area": float(shown.mean()),
-        "visible": min(float(shown.sum() / max(whole, 1e-6)), 1.0),
+        "area": float(covered / shown.size),
+        "visible": min(float(covered / max(whole, 1e-6)), 1.0),
         **_edges(_box_of(alpha)),
-        **{k: v for name, box in boxes.items() for k, v in _edges(box, name).items()},
+        **_edges(boxes["person_"], "person_"),
+        **_edges(boxes["second_"], "second_"),
     }
 
 
@@ -65,11 +67,12 @@ def _background(clutter: float, rng: np.random.Generator) -> np.ndarray:
     wall, floor = 0.3 + 0.4 * rng.random(2)
     tint = (0.94 + 0.12 * rng.random((2, 3))).astype(np.float32)
     horizon = np.float32(0.55 + 0.35 * rng.random())
-    below = np.clip((_Y - horizon) * 12, 0, 1)[..., None]
-    canvas = (wall * tint[0]) * (1 - below) * (1 - 0.25 * _Y[..., None]) + (floor * tint[1]) * below
+    height = _Y[:, :1, None]
+    below = np.clip((height - horizon) * 12, 0, 1)
+    plain = (wall * tint[0]) * (1 - below) * (1 - 0.25 * height) + (floor * tint[1]) * below
     blotches = rng.random((6, 6, 3), np.float32) - 0.5
-    canvas += 1.2 * clutter * cv2.resize(blotches, (SIDE, SIDE), interpolation=cv2.INTER_LINEAR)
-    return canvas.astype(np.float32)
+    coarse = cv2.resize(blotches, (SIDE, SIDE), interpolation=cv2.INTER_LINEAR)
+    return (plain + 1.2 * clutter * coarse).astype(np.float32)
 
 
 def _object(
@@ -180,17 +183,16 @@ def _blend(canvas: np.ndarray, colour: np.ndarray, alpha: np.ndarray) -> None:
 
 
 def _box_of(alpha: np.ndarray) -> Box:
-    rows, columns = np.flatnonzero(alpha.max(1) > 0.3), np.flatnonzero(alpha.max(0) > 0.3)
-    if not len(rows):
-        return (0.0, 0.0, 0.0, 0.0)
-    return columns[0] / SIDE, rows[0] / SIDE, (columns[-1] + 1) / SIDE, (rows[-1] + 1) / SIDE
+    x, y, width, height = cv2.boundingRect((alpha > 0.3).view(np.uint8))
+    return x / SIDE, y / SIDE, (x + width) / SIDE, (y + height) / SIDE
 
 
 def _edges(box: Box, prefix: str = "") -> dict[str, float]:
-    return {f"{prefix}{edge}": float(at) for edge, at in zip(("x0", "y0", "x1", "y1"), box, strict=True)}
+    x0, y0, x1, y1 = box
+    return {prefix + "x0": x0, prefix + "y0": y0, prefix + "x1": x1, prefix + "y1": y1}
 
 
 def _rgb(hue: float, saturation: float) -> np.ndarray:
     """HSV at full value to RGB, float32 [3]."""
-    ramp = np.clip(abs((hue * 6 + np.array([0.0, 4.0, 2.0])) % 6 - 3) - 1, 0, 1)
-    return (1 - saturation * (1 - ramp)).astype(np.float32)
+    ramps = (min(max(abs((hue * 6 + start) % 6 - 3) - 1, 0), 1) for start in (0.0, 4.0, 2.0))
+    return np.array([1 - saturation * (1 - ramp) for ramp in ramps], np.float32)

@@ -13,6 +13,7 @@ RATES = {
     "partial_view": 0.03, "background": 0.04, "color": 0.04, "pattern": 0.04, "texture": 0.03,
     "object_blocking": 0.03, "person_blocking": 0.045, "style": 0.02, "multiple_objects": 0.03,
 }  # fmt: skip
+_CHANCES = np.array(list(RATES.values()))
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ TAILS = {
 def draw_factors(index: int, split: str, seed: int = 0) -> Factors:
     """The factors of scene `index`; labels cycle through the ten classes."""
     rng, label = stream(seed, split, index, 0), index % len(CLASS_NAMES)
-    rare = dict(zip(RATES, rng.random(len(RATES)) < list(RATES.values()), strict=True))
+    rare = dict(zip(RATES, (rng.random(len(RATES)) < _CHANCES).tolist(), strict=True))
     u, n, sign = rng.random(9), np.clip(rng.standard_normal(6), -2.4, 2.4), 1 - 2 * rng.integers(2, size=4)
     scale = 0.74 + 0.066 * n[0]
     if rare["larger"]:

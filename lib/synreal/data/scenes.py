@@ -6,7 +6,6 @@ change one factor and leave the rest of the image as it was.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
 
 import cv2
 import numpy as np
@@ -57,7 +56,7 @@ def compose_all(
         names = {
             "id": f"{split}-{seed}-{index:06d}", "cluster": f"{split}-{sprite_row(factors, sprites):05d}"
         }  # fmt: skip
-        rows.append({**names, **asdict(factors), **measured, **flags(factors)})
+        rows.append({**names, **vars(factors), **measured, **flags(factors)})
     return np.stack(images), pd.DataFrame(rows)
 
 
