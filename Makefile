@@ -44,13 +44,14 @@ book: install  ## execute every notebook, then render _build/html/index.html
 	$(BIN)/synreal run --all --profile $(PROFILE) --out $(RUN)
 	$(BIN)/synreal book --run $(RUN) --out _build/html
 
-# The test suite takes one thread a process: threads of two processes would wait for each other.
+# Two notebooks or two test files at a time, on one thread each: more would wait for each other. A notebook's own
+# workers would only cost their start.
 .PHONY: test
 test: install  ## everything: style, types, stored outputs of the notebooks, the test suite
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest -n 2 --dist loadfile --nbval-lax --nbval-current-env notebooks
+	OMP_NUM_THREADS=1 SYNREAL_WORKERS=1 $(BIN)/pytest -n 2 --dist loadfile --nbval-lax --nbval-current-env notebooks
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder tests
 
 .PHONY: zoo

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 from datasets import Dataset, concatenate_datasets
-from joblib import Parallel, delayed
+from joblib import delayed
 
 from synreal.data.fingerprint import image_set_hash
 from synreal.data.hierarchy import SCENES_HIERARCHY, Hierarchy
@@ -28,6 +28,7 @@ from synreal.retrieve.match import ClassQuery
 from synreal.retrieve.retrieve import Retrieved, retrieve
 from synreal.retrieve.semantic import Embedded, embed_corpus
 from synreal.train.adapt import CONTRACT, Adaptation, mixture, targeted
+from synreal.workers import side_by_side
 
 
 @dataclass(frozen=True)
@@ -192,7 +193,7 @@ def perturbed_runs(
 ) -> tuple[dict[float, Dataset], list[Run]]:
     """The images as they are (strength 0) and perturbed, by strength, and every adaptation to them."""
     perturb, longest_first = delayed(perturbed_once), sorted(strengths, reverse=True)
-    drawn = Parallel(n_jobs=workers)(
+    drawn = side_by_side(workers)(
         perturb(images, generator, strength, Sampling(steps=steps)) for strength in longest_first
     )
     by_strength = dict(zip(longest_first, drawn, strict=True))
@@ -244,4 +245,4 @@ def adapt_all(
         )
         for run in runs
     ]
-    return [result for results in Parallel(n_jobs=workers)(jobs) for result in results]
+    return [result for results in side_by_side(workers)(jobs) for result in results]

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Literal
 
 import torch
 from accelerate import Accelerator
-from joblib import Parallel, delayed
+from joblib import delayed
 from torch import Tensor
 
 from synreal.data.labels import shorten
@@ -18,6 +19,7 @@ from synreal.errors import InputError
 from synreal.evaluate.predictions import Predictions
 from synreal.train.mixed import GREY, Run, outputs, trained
 from synreal.train.selfsupervised import knn_logits
+from synreal.workers import one_thread, side_by_side
 
 Readout = Literal["head", "k-NN"]
 
@@ -39,7 +41,7 @@ def predict_runs(
     families = [list(family) for _, family in groupby(sorted(missing, key=_first), key=_first)]
     jobs = (delayed(_predict_family)(family, test, readout, workers > 1) for family in families)
     # Forked, since importing what trains costs a fresh process more than most of these trainings do.
-    Parallel(n_jobs=workers, backend="multiprocessing")(jobs)
+    side_by_side(workers, backend="multiprocessing")(jobs)
     return [Predictions.load(_place(run, test, readout)) for run in runs]
 
 
@@ -62,10 +64,9 @@ def _place(run: Run, test: Pool, readout: Readout) -> Path:
 
 
 def _predict_family(runs: Sequence[Run], test: Pool, readout: Readout, beside_others: bool) -> None:
-    if beside_others:
-        torch.set_num_threads(1)
     for run in runs:
-        logits = _read(run, test, readout)
+        with one_thread() if beside_others else nullcontext():
+            logits = _read(run, test, readout)
         Predictions(
             ids=test.ids,
             labels=test.labels,

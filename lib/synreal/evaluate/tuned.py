@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from datasets import Dataset
-from joblib import Parallel, delayed
+from joblib import delayed
 
 from synreal.data.fingerprint import image_set_hash
 from synreal.data.worlds import World
@@ -22,6 +22,7 @@ from synreal.train.methods import interpolate
 from synreal.train.realtune import tune_checkpoint
 from synreal.train.recipes import Recipe
 from synreal.train.tune import Method
+from synreal.workers import side_by_side
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def tune_all(
 ) -> list[dict[str, list[Predictions]]]:
     """For each world, the answers by model, one per tuning in the order given; `workers` tunings at once."""
     jobs = (delayed(tune_and_examine)(tuning, worlds, device) for tuning in tunings)
-    return _by_world(Parallel(n_jobs=workers)(jobs), worlds)
+    return _by_world(side_by_side(workers)(jobs), worlds)
 
 
 def interpolated(tuning: Tuning, alpha: float) -> Path:
@@ -86,7 +87,7 @@ def examine_path(
     jobs = (
         delayed(_examine_between)(tuning, alpha, worlds, device) for alpha in alphas for tuning in tunings
     )
-    return _by_world(Parallel(n_jobs=workers)(jobs), worlds)
+    return _by_world(side_by_side(workers)(jobs), worlds)
 
 
 def _examine_between(tuning: Tuning, alpha: float, worlds: Sequence[World], device: str) -> list[Predictions]:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import pyarrow.parquet as pq
 from datasets import Dataset
-from joblib import Parallel, delayed
+from joblib import delayed
 from pydantic import Field, TypeAdapter
 from tqdm.auto import tqdm
 
@@ -18,6 +18,7 @@ from synreal.errors import InputError
 from synreal.generate.backends import Generator, StableDiffusion, open_as
 from synreal.generate.cascade import Cascade
 from synreal.generate.singdiffusion import SingDiffusion
+from synreal.workers import side_by_side
 
 _ANY: TypeAdapter = TypeAdapter(
     Annotated[StableDiffusion | SingDiffusion | Cascade, Field(discriminator="kind")]
@@ -70,7 +71,7 @@ def sample_set(
         delayed(_draw_shard)(folder, generator, s, prompts[cut], labels[cut], class_names, sampling)
         for s, cut in cuts.items()
     ]
-    done = Parallel(n_jobs=workers, return_as="generator_unordered")(jobs)
+    done = side_by_side(workers, return_as="generator_unordered")(jobs)
     list(tqdm(done, desc="sample", total=len(starts)))
     paths = [str(_shard_path(folder, s)) for s in range(0, len(prompts), shard)]
     return Dataset.from_parquet(paths, cache_dir=str(folder / "arrow"))

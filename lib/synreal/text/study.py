@@ -8,7 +8,7 @@ import datasets
 import numpy as np
 import pandas as pd
 import torch
-from joblib import Parallel, delayed
+from joblib import delayed
 from torch import Tensor
 from transformers import GPT2Config, PreTrainedTokenizerFast
 
@@ -20,6 +20,7 @@ from synreal.text.score import Held, check_clusters, held_out, mean_loss, scored
 from synreal.text.train import Looks, check_method, digest, pretrained, tuned
 from synreal.train.recipes import Recipe
 from synreal.train.tune import Method
+from synreal.workers import side_by_side
 
 REAL, SYN, MIX, BOTH = "GPT2-Real", "GPT2-Syn", "GPT2-Mix", "GPT2-Syn+Real"
 SEEN = "RealTune, seen text"
@@ -110,7 +111,7 @@ def run_study(
     rows = {seed: training_text(plan, sets, tokenizer, seed) for seed in plan.seeds}
     jobs = [(seed, base) for base in TUNINGS for seed in plan.seeds]
     train = delayed(_train_family)
-    done = Parallel(n_jobs=workers)(
+    done = side_by_side(workers)(
         train(plan, base, rows[seed], tokenizer, seed, validation, test, work) for seed, base in jobs
     )
     losses: dict[str, list[pd.DataFrame]] = {name: [] for name in model_names()}

@@ -6,10 +6,10 @@ from contextlib import redirect_stderr
 from typing import Any
 
 import numpy as np
-import torch
-from joblib import Memory, Parallel, delayed
+from joblib import Memory, delayed
 
 from synreal.paths import cache_dir
+from synreal.workers import one_thread, side_by_side
 
 
 def kept(function: Callable[..., np.ndarray], jobs: Sequence[tuple], workers: int = 2) -> list[np.ndarray]:
@@ -20,15 +20,11 @@ def kept(function: Callable[..., np.ndarray], jobs: Sequence[tuple], workers: in
     """
     remembered = Memory(cache_dir() / "trainings", verbose=0).cache(function)
     # Forked, since importing what trains costs a fresh process more than such a training does.
-    parallel = Parallel(n_jobs=workers, backend="multiprocessing")
+    parallel = side_by_side(workers, backend="multiprocessing")
     return list(parallel(delayed(_on_one_thread)(remembered, job) for job in jobs))
 
 
 def _on_one_thread(function: Callable[..., np.ndarray], job: tuple[Any, ...]) -> np.ndarray:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with redirect_stderr(io.StringIO()):  # progress bars of dozens of trainings would fill a page
-            return function(*job)
-    finally:
-        torch.set_num_threads(before)
+    # progress bars of dozens of trainings would fill a page
+    with one_thread(), redirect_stderr(io.StringIO()):
+        return function(*job)

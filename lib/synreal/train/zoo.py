@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import torch
 from datasets import Dataset
-from joblib import Parallel, delayed
+from joblib import delayed
 from torch import Tensor
 
 from synreal.data.captions import captions, class_caption
@@ -33,6 +33,7 @@ from synreal.train.generator import train_autoencoder, train_denoiser
 from synreal.train.judge import train_judge
 from synreal.train.plans import TOKENIZER, Plan, train_plan
 from synreal.train.variants import train_cascade, train_epsilon_and_sing
+from synreal.workers import side_by_side
 
 POOL = 40_000  # captioned real scenes that the generator is trained on
 SYNTHETIC = 24_000
@@ -55,16 +56,16 @@ def main() -> None:
     synthetic = _timed("synthetic images", synthetic_images, generator, work / "synthetic", workers)
     ship_synthetic(synthetic.select(range(SHIPPED)), zoo / "synthetic")
     jobs = [delayed(train_plan)(plan, zoo, zoo, work, synthetic) for plan in PLANS]
-    _timed("classifiers", Parallel(n_jobs=workers), jobs)
+    _timed("classifiers", side_by_side(workers), jobs)
     jobs = [delayed(match_accuracy)(kind, zoo, work) for kind in ("ViT", "CLIP")]
-    _timed("equal accuracy", Parallel(n_jobs=workers), jobs)
+    _timed("equal accuracy", side_by_side(workers), jobs)
     jobs = [
         delayed(train_epsilon_and_sing)(zoo, work, captioned_pool),
         delayed(train_cascade)(zoo, work, captioned_pool),
         delayed(train_judge)(zoo, work),
         delayed(train_detector)(zoo / "detector", work / "detector"),
     ]
-    _timed("other generators, judge, detector", Parallel(n_jobs=workers), jobs)
+    _timed("other generators, judge, detector", side_by_side(workers), jobs)
 
 
 def train_generator(zoo: Path, work: Path) -> Path:
