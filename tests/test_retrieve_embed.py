@@ -110,6 +110,17 @@ def test_vectors_without_their_record_are_computed_again(encoder, tmp_path, monk
     assert calls == [10]
 
 
+def test_embeddings_from_before_stamps_are_made_again(encoder, tmp_path, monkeypatch):
+    embed_set(corpus(), encoder, tmp_path, shard=10)
+    record = tmp_path / "0000000010.json"
+    old = {key: value for key, value in json.loads(record.read_text()).items() if key != "stamps"}
+    record.write_text(json.dumps(old))
+    with pytest.raises(InputError, match="does not say what each row held; run embed_set again"):
+        load_embeddings(tmp_path)
+    calls = counting(monkeypatch)
+    assert len(embed_set(corpus(), encoder, tmp_path, shard=10)) == len(corpus()) and calls == [10]
+
+
 def test_a_grown_or_changed_corpus_costs_only_what_is_new(encoder, tmp_path, monkeypatch):
     first = embed_set(corpus(20), encoder, tmp_path, shard=10)
     calls = counting(monkeypatch)

@@ -19,6 +19,7 @@ from synreal.retrieve.match import ClassQuery
 from synreal.retrieve.retrieve import first_per_class, retrieve
 from synreal.retrieve.semantic import Embedded, Semantic, embed_corpus
 from synreal.retrieve.sieve import LEDGER
+from synreal.retrieve.stamps import sampled_rows
 from tars import tar
 from tiny_clip import random_encoder
 
@@ -274,6 +275,27 @@ def test_embeddings_of_another_corpus_are_refused(embedded, encoder, tmp_path):
     mixed = Embedded(encoder, embedded.image_index, fewer.caption_index)
     with pytest.raises(InputError, match=r"10 ids .* its caption embeddings, .* \[00000030, "):
         retrieve(corpus(), [RED], 1, embedded=mixed)
+
+
+@pytest.mark.parametrize("column", ["image", "caption"])
+def test_embeddings_of_other_content_under_the_same_ids_are_refused(embedded, column):
+    pixels, texts = PIXELS.copy(), list(CAPTIONS)
+    pixels[7], texts[7] = 255 - pixels[7], "another thing"
+    pool = corpus(pixels) if column == "image" else corpus(captions=texts)
+    with pytest.raises(InputError, match=rf"1 of 40 rows compared hold another {column} .*: \[00000007\]"):
+        retrieve(pool, [RED], 1, embedded=embedded)
+
+
+def test_of_a_large_corpus_a_sample_and_every_candidate_are_compared(embedded, monkeypatch):
+    monkeypatch.setattr("synreal.retrieve.stamps.SAMPLED", 4)
+    seen = {int(key) for key in sampled_rows(corpus())["id"]}
+    unseen_red, unseen_blue = (min(set(range(start, 40, 2)) - seen) for start in (0, 1))
+    pixels = PIXELS.copy()
+    pixels[unseen_blue] = 255 - pixels[unseen_blue]
+    assert len(retrieve(corpus(pixels), [RED], 3, embedded=embedded).images) == 3  # nothing of it is taken
+    pixels[unseen_red] = 255 - pixels[unseen_red]
+    with pytest.raises(InputError, match=f"1 of 20 rows compared .*{unseen_red:08d}"):
+        retrieve(corpus(pixels), [RED], 3, embedded=embedded)
 
 
 @pytest.mark.parametrize("templates", [(), ("a {c}",), ("a photo",), ("a {}", "{} and {}"), ("{{}}",)])

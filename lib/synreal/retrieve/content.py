@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from pathlib import Path
 from typing import Any, Protocol
 
 import datasets
@@ -13,8 +12,8 @@ from synreal.data.decode import DECODING_ERRORS, open_record, to_rgb
 from synreal.data.overlap import reason_of
 from synreal.errors import InputError
 from synreal.retrieve.encoder import Encoder
+from synreal.retrieve.stamps import Row, rows_of
 
-Row = dict[str, Any]
 COMPARED, SEARCHED = 8, 64  # carried vectors that are made again, and rows drawn to look for them
 SAME = 0.98  # cosine; half precision and other decoders stay above 0.999, other models far below
 
@@ -22,11 +21,10 @@ SAME = 0.98  # cosine; half precision and other decoders stay above 0.999, other
 class Content(Protocol):
     """One kind of content; rows are those of an image set whose images are not decoded."""
 
+    column: str  # of the rows, that holds it
+
     def read(self, row: Row) -> Any:
         """The content of a row; raises one of DECODING_ERRORS where there is none."""
-
-    def stamp(self, row: Row) -> bytes:
-        """What changes when the content does, cheap to get."""
 
     def encode(self, contents: Sequence[Any]) -> np.ndarray:
         """Unit vectors, float32 [N, D]."""
@@ -35,19 +33,13 @@ class Content(Protocol):
 class Images:
     """The images, decoded."""
 
+    column = "image"
+
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
 
     def read(self, row: Row) -> Image.Image:
         return to_rgb(open_record(row["image"]))
-
-    def stamp(self, row: Row) -> bytes:
-        """The encoded image; size and time of one left on disk."""
-        record = row["image"] or {"bytes": b"", "path": None}
-        if record["bytes"] is not None or record["path"] is None:
-            return record["bytes"] or b""
-        path = Path(record["path"])
-        return f"{path.stat().st_size} {path.stat().st_mtime_ns}".encode() if path.is_file() else b""
 
     def encode(self, contents: Sequence[Image.Image]) -> np.ndarray:
         return self._encoder(contents)
@@ -56,6 +48,8 @@ class Images:
 class CaptionTexts:
     """The captions."""
 
+    column = "caption"
+
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
 
@@ -63,9 +57,6 @@ class CaptionTexts:
         if not (row["caption"] or "").strip():
             raise ValueError("the row holds no caption")
         return row["caption"]
-
-    def stamp(self, row: Row) -> bytes:
-        return (row["caption"] or "").encode()
 
     def encode(self, contents: Sequence[str]) -> np.ndarray:
         return self._encoder.texts(contents)
@@ -83,9 +74,6 @@ class Carried:
         if not np.isfinite(length) or length == 0:
             raise ValueError(f"column {self.column} holds no vector, or one that is not finite or zero")
         return vector / length
-
-    def stamp(self, row: Row) -> bytes:
-        return np.asarray(row[self.column] or [], np.float32).tobytes()
 
     def encode(self, contents: Sequence[np.ndarray]) -> np.ndarray:
         name, shape = self._encoder.name, (self._encoder.size,)
@@ -112,12 +100,6 @@ def check_carried(rows: datasets.Dataset, carried: Carried, computed: Content, e
             f"column {column}: not made by {encoder.name}, whose own vectors differ (cosine {cosine:.3f}); "
             "name the checkpoint that made the column, or leave the column out to embed anew"
         )
-
-
-def rows_of(rows: datasets.Dataset, batch_size: int = 1024) -> Iterator[list[Row]]:
-    """The rows, a list of dictionaries at a time."""
-    for batch in rows.iter(batch_size=batch_size):
-        yield [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
 
 
 def read_all(rows: Sequence[Row], content: Content) -> tuple[list[str], list[Any], dict[str, str]]:

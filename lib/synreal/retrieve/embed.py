@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from synreal.data.labels import shorten
 from synreal.errors import InputError
-from synreal.retrieve.content import CaptionTexts, Carried, Content, Images, check_carried, read_all, rows_of
+from synreal.retrieve.content import CaptionTexts, Carried, Content, Images, check_carried, read_all
 from synreal.retrieve.embeddings import (
     MANIFEST,
     Embeddings,
@@ -23,6 +23,7 @@ from synreal.retrieve.embeddings import (
     vector_path,
 )
 from synreal.retrieve.encoder import Encoder
+from synreal.retrieve.stamps import rows_of, stamps_of
 
 __all__ = ["Embeddings", "embed_set", "load_embeddings"]
 
@@ -94,9 +95,9 @@ def _content_of(
 
 
 def _embed_shard(rows: datasets.Dataset, content: Content, size: int, folder: Path, start: int) -> None:
-    stamp = _stamp(rows, content)
-    record = record_path(folder, start)
-    if record.exists() and json.loads(record.read_text())["content"] == stamp:
+    stamps = dict(zip(rows["id"], stamps_of(rows, content.column), strict=True))
+    digest, record = _digest(stamps), record_path(folder, start)
+    if record.exists() and _holds(json.loads(record.read_text()), digest):
         return
     record.unlink(missing_ok=True)  # its vectors are about to be replaced
     ids: list[str] = []
@@ -108,15 +109,20 @@ def _embed_shard(rows: datasets.Dataset, content: Content, size: int, folder: Pa
         if good:
             parts.append(content.encode(contents).astype(np.float16))
     _write_whole(vector_path(folder, start), lambda file: _save_array(file, np.concatenate(parts)))
-    text = json.dumps({"content": stamp, "ids": ids, "missing": missing})
+    embedded = {"column": content.column, "ids": ids, "stamps": [stamps[key] for key in ids]}
+    text = json.dumps({"content": digest, **embedded, "missing": missing})
     _write_whole(record, lambda file: file.write_text(text))
 
 
-def _stamp(rows: datasets.Dataset, content: Content) -> str:
+def _holds(record: dict, digest: str) -> bool:
+    """Whether the shard is of this content; one from before stamps were kept is embedded again."""
+    return record["content"] == digest and "stamps" in record
+
+
+def _digest(stamps: dict[str, str]) -> str:
     digest = hashlib.sha256()
-    for batch in rows_of(rows):
-        for row in batch:
-            digest.update(row["id"].encode() + b"\0" + hashlib.sha256(content.stamp(row)).digest())
+    for key, stamp in stamps.items():
+        digest.update(key.encode() + b"\0" + bytes.fromhex(stamp))
     return digest.hexdigest()
 
 

@@ -1,7 +1,7 @@
 """Unit vectors of a corpus in shards on disk, opened without being read into memory.
 
 A folder holds `embeddings.json` (what was embedded, by which model), and per shard `0000000000.npy` (float16
-[n, D]) with `0000000000.json` (ids, the rows without content, and the hash of what was embedded).
+[n, D]) with `0000000000.json` (ids with the hash of what was embedded, and the rows without content).
 """
 
 import hashlib
@@ -33,6 +33,8 @@ class Embeddings:
     ids: list[str]
     shards: list[np.ndarray]  # float16 [n, D] each, memory-mapped
     missing: dict[str, str] = field(default_factory=dict)  # id -> why there is no vector
+    column: str = "image"  # what was embedded: image, caption, or a column of vectors that the corpus carries
+    stamps: dict[str, str] = field(default_factory=dict)  # id -> hash of what was embedded, see stamps_of
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -93,6 +95,8 @@ def load_embeddings(folder: str | Path) -> Embeddings:
             "which goes on where it stopped"
         )
     records = [json.loads(record_path(folder, start).read_text()) for start in starts]
+    if any("stamps" not in record for record in records):
+        raise InputError(f"{folder}: does not say what each row held; run embed_set again, which replaces it")
     shards = [np.load(vector_path(folder, start), mmap_mode="r") for start in starts]
     ids = [key for record in records for key in record["ids"]]
     missing = {key: reason for record in records for key, reason in record["missing"].items()}
@@ -101,7 +105,9 @@ def load_embeddings(folder: str | Path) -> Embeddings:
         raise InputError(f"{folder}: none of {len(missing)} rows holds {what} to embed")
     content = hashlib.sha256(" ".join(record["content"] for record in records).encode()).hexdigest()[:16]
     origin = (manifest["what"], manifest["model"], manifest["fingerprint"], content)
-    return Embeddings(*origin, ids, [shard for shard in shards if len(shard)], missing)
+    filled = [shard for shard in shards if len(shard)]
+    stamps = dict(zip(ids, (stamp for record in records for stamp in record["stamps"]), strict=True))
+    return Embeddings(*origin, ids, filled, missing, records[0]["column"], stamps)
 
 
 def vector_path(folder: Path, start: int) -> Path:

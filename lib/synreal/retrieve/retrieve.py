@@ -20,6 +20,7 @@ from synreal.retrieve.filters import NO_FILTERS, PAPER_FILTERS, Filters
 from synreal.retrieve.match import ClassQuery, Matcher, check_classes
 from synreal.retrieve.semantic import Embedded, Semantic, recall_of
 from synreal.retrieve.sieve import Sieve
+from synreal.retrieve.stamps import refuse_changed
 
 __all__ = ["PAPER_FILTERS", "Filters", "Request", "Retrieved", "first_per_class", "retrieve"]
 
@@ -112,8 +113,9 @@ def retrieve(
     """`per_class` images of a corpus for each class.
 
     matcher: how captions are matched; None to search by `semantic` alone. With both, candidates are united.
-    embedded: the corpus as `embed_corpus` made it; `semantic`, `top_share` and `near_duplicate` need it. Its
-    ids must be those of the corpus; that the images are the same too is for `embed_corpus` to see to.
+    embedded: the corpus as `embed_corpus` made it; `semantic`, `top_share` and `near_duplicate` need it.
+    Embeddings of another corpus are refused: all ids are compared, and the content of a sample of the rows
+    and of every candidate that CLIP scores have left.
     against: sets that must not leak into this one, by name: train, validation and test of the task. Identical
     pixels are always rejected; with `filters.contamination` also what `descriptor` finds as close as that
     (default: the checkpoint of `embedded`).
@@ -175,6 +177,8 @@ def _filter(sieve: Sieve, corpus: Dataset, request: Request) -> pd.DataFrame:
         stages.reject_missing(sieve, images)
     stages.reject_shared(sieve)
     stages.reject_low_scores(sieve, filters)
+    if images is not None:
+        refuse_changed(images, corpus.select(sieve.left["row"]))
     stages.reject_unreadable(sieve, corpus)
     _refuse_nothing(sieve)
     stages.reject_duplicates(sieve, images, filters.near_duplicate)

@@ -16,6 +16,7 @@ from synreal.retrieve.embeddings import Embeddings
 from synreal.retrieve.encoder import Encoder
 from synreal.retrieve.index import Index, Kind
 from synreal.retrieve.match import ClassQuery
+from synreal.retrieve.stamps import refuse_changed, sampled_rows
 
 
 @dataclass(frozen=True)
@@ -53,11 +54,12 @@ class Embedded:
                 )
 
     def check(self, corpus: datasets.Dataset) -> None:
-        """Raise InputError when these are not the embeddings of the corpus, by their ids."""
-        ids = set(corpus["id"][:])
+        """Raise InputError when these are not of the corpus: by its ids, and the content of sampled rows."""
+        ids, sample = set(corpus["id"][:]), sampled_rows(corpus)
         for index in (self.image_index, self.caption_index):
             if index is not None:
                 index.embeddings.check_ids(ids)
+                refuse_changed(index.embeddings, sample)
 
     @property
     def images(self) -> Embeddings:
