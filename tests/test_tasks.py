@@ -107,7 +107,8 @@ def test_the_catalogue_shows_garments_alone():
     ("source", "message"),
     [
         ("scenes:bags", "expected one of tops, footwear"),
-        ("pets:data", "expected scenes, scenes:GROUP, catalogue"),
+        ("pets", "expected scenes, scenes:GROUP, catalogue"),
+        ("pets:data", "task pets: data lacks train and test"),
         ("catalogue:tops", "expected scenes, scenes:GROUP, catalogue"),
         ("aircraft:nowhere", "torchvision finds no aircraft"),
         ("dtd:$NO_SUCH_VARIABLE", "set the environment variable"),

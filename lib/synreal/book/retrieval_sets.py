@@ -13,18 +13,17 @@ from synreal.data.fingerprint import image_set_hash
 from synreal.data.hierarchy import SCENES_HIERARCHY, Hierarchy
 from synreal.data.imageset import load_image_set
 from synreal.data.tasks import Task, of_classes
-from synreal.errors import InputError
 from synreal.evaluate.adapted import READINGS, Adapted, adapt_and_predict
 from synreal.evaluate.guard import refuse_overlap
 from synreal.evaluate.predictions import Predictions
 from synreal.generate.perturb import perturbed_set
 from synreal.generate.sample import Sampling, open_generator
 from synreal.paths import cache_dir
-from synreal.retrieve.corpus import open_corpus
 from synreal.retrieve.decontaminate import decontaminate
 from synreal.retrieve.encoder import Encoder
 from synreal.retrieve.filters import Filters
-from synreal.retrieve.match import ClassQuery
+from synreal.retrieve.lookup import Lookup
+from synreal.retrieve.manifest import save_account
 from synreal.retrieve.retrieve import Retrieved, retrieve
 from synreal.retrieve.semantic import Embedded, embed_corpus
 from synreal.train.adapt import CONTRACT, Adaptation, mixture, targeted
@@ -39,6 +38,7 @@ class Sources:
     account: Retrieved  # how the real images were found, and what was rejected
     retrieved: Dataset
     synthetic: Dataset
+    refused: pd.DataFrame  # the synthetic images rejected: the columns of sieve.LEDGER
     rejected: dict[str, tuple[int, int]]  # by source: images too close to the tasks' own, images checked
     sensitivity: dict[str, pd.DataFrame]  # by source: how many would be too close, by threshold
 
@@ -55,17 +55,16 @@ class Run:
     readings: tuple[str, ...] = READINGS
 
 
-def open_pool(
-    place: str, count: int, model: str, seed: int = 0, column: str = "", device: str = "cpu"
-) -> tuple[Dataset, Embedded]:
-    """The corpus, of which scenes have `count`, and what a CLIP makes of its images, kept in the cache.
+def embed_pool(
+    corpus: Dataset, model: str, captions: bool = False, column: str = "", device: str = "cpu"
+) -> Embedded:
+    """What a CLIP makes of a corpus's images, and of its captions where they are searched; in the cache.
 
     column: of embeddings by this CLIP that the corpus carries; empty where it carries none.
     """
-    corpus = open_corpus(place, count, seed)
     encoder = Encoder(model, device)
     folder = cache_dir() / "embeddings" / f"{image_ids_hash(corpus)}-{encoder.fingerprint}"
-    return corpus, embed_corpus(corpus, encoder, folder, captions=False, column=column or None)
+    return embed_corpus(corpus, encoder, folder, captions, column or None)
 
 
 def image_ids_hash(corpus: Dataset) -> str:
@@ -94,21 +93,12 @@ def named_hierarchy(name: str, names: Sequence[str]) -> Hierarchy:
     return found.restricted_to(names)
 
 
-def class_queries(names: Sequence[str]) -> list[ClassQuery]:
-    """A query for each class; one that is part of another's name excludes it ("shirt" is no "t-shirt")."""
-    return [
-        ClassQuery(
-            name=name, synonyms=(), exclude=tuple(other for other in names if name in other and name != other)
-        )
-        for name in names
-    ]
-
-
 def make_sources(
     corpus: Dataset,
     embedded: Embedded,
     synthetic: Dataset,
     tasks: tuple[Task, ...],
+    lookup: Lookup,
     per_class: int,
     filters: Filters,
     seed: int = 0,
@@ -119,11 +109,11 @@ def make_sources(
     checkpoint that embedded the corpus. Where fewer than `per_class` are left, there are fewer.
     Raises InputError when a test image is still in one of them.
     """
-    names = tasks[0].class_names
     against = {split: _union([getattr(task, split) for task in tasks]) for split in ("train", "val", "test")}
+    names, (matcher, semantic) = tasks[0].class_names, lookup.ways("caption" in corpus.column_names)
     account = retrieve(
-        corpus, class_queries(names), per_class, embedded=embedded, filters=filters, against=against,
-        seed=seed, allow_fewer=True,
+        corpus, lookup.queries(names), per_class, matcher=matcher, semantic=semantic, embedded=embedded,
+        filters=filters, against=against, seed=seed, allow_fewer=True,
     )  # fmt: skip
     own = of_classes(synthetic, names)
     descriptor = None if filters.contamination is None else embedded.encoder
@@ -135,10 +125,22 @@ def make_sources(
     for images in (account.images, clean):
         refuse_overlap(images, against["test"])
     return Sources(
-        tasks, account, account.images.select_columns(CONTRACT), clean.select_columns(CONTRACT),
+        tasks, account, account.images.select_columns(CONTRACT), clean.select_columns(CONTRACT), ledger,
         {"retrieved": (refused, checked), "synthetic": (len(ledger), len(own))},
         {"retrieved": account.sensitivity, "synthetic": curve},
     )  # fmt: skip
+
+
+def save_accounts(sources: Sequence[Sources], corpus: str, folder: Path) -> None:
+    """Write, for the first task of each, how both sets came about, with a row for every image rejected.
+
+    In a subfolder called like the task: what `save_account` writes, and synthetic_ledger.csv.
+    """
+    for part in sources:
+        own = folder / part.tasks[0].name.replace(" ", "-")
+        own.mkdir(parents=True, exist_ok=True)
+        save_account(part.account, own, corpus)
+        part.refused.to_csv(own / "synthetic_ledger.csv", index=False)
 
 
 def _union(parts: Sequence[Dataset]) -> Dataset:
@@ -167,9 +169,6 @@ def planned(
     for names in dict.fromkeys(tuple(task.class_names) for task in sources.tasks):
         tasks = tuple(task for task in sources.tasks if tuple(task.class_names) == names)
         sizes = sorted(budgets if list(names) == whole else part_budgets)
-        if not sizes:
-            which = "budgets" if list(names) == whole else "part_budgets"
-            raise InputError(f"{which}: found none, expected one or more for the task {tasks[0].name}")
         real, drawn = (of_classes(images, names) for images in (sources.retrieved, sources.synthetic))
         runs.append(Run("unadapted", targeted(real, sizes[0]), tasks, 0, adapted=False))
         for seed in range(seeds):

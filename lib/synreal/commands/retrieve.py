@@ -28,7 +28,7 @@ Column = Annotated[
     str | None, typer.Option(help="Image embeddings that the corpus carries, of this checkpoint.")
 ]
 Neighbours = Annotated[
-    int, typer.Option(min=0, help="Neighbours per template, among images and captions; 0 for none.")
+    int, typer.Option(min=0, help="Neighbours per template, among images and any captions; 0 for none.")
 ]
 Contamination = Annotated[
     float | None, typer.Option(help="Cosine at which an image counts as one of those sets.")
@@ -41,7 +41,7 @@ Fewer = Annotated[
 def retrieve(
     corpus: Annotated[str, typer.Option(help="Parquet files, WebDataset tars, a set, or scenes/upstream.")],
     classes: Annotated[Path, typer.Option(help="YAML list: names, or name, synonyms, exclude, patterns.")],
-    per_class: Annotated[int, typer.Option(help="Images of each class.")],
+    per_class: Annotated[int, typer.Option(min=1, help="Images of each class.")],
     out: Annotated[Path, typer.Option(help="New folder for the image set and its account.")],
     matcher: Annotated[Matcher, typer.Option(help="How captions match.")] = "tokens",
     checkpoint: Checkpoint = None,
@@ -69,26 +69,31 @@ def retrieve(
         top_share=top_share, near_duplicate=near_duplicate, contamination=contamination,
     )  # fmt: skip
     from synreal.data.worlds import open_world
+    from synreal.retrieve.candidates import refuse_unmatched
     from synreal.retrieve.corpus import MissingImages
     from synreal.retrieve.encoder import Encoder
     from synreal.retrieve.filters import Filters
+    from synreal.retrieve.lookup import Lookup
     from synreal.retrieve.manifest import refuse_existing, save_retrieved
     from synreal.retrieve.match import read_classes
     from synreal.retrieve.retrieve import retrieve as run
-    from synreal.retrieve.semantic import Semantic
 
     refuse_existing(out)
+    lookup = Lookup(str(classes), matcher, nearest)
     queries = read_classes(classes)
     filters = Filters(top_share, cap, near_duplicate, contamination)
     encoder = Encoder(checkpoint, device) if checkpoint else None
     pool = _opened(corpus, scenes, seed)
+    matched_by, semantic = lookup.ways("caption" in pool.column_names)
+    if matched_by and not semantic and not allow_fewer:
+        refuse_unmatched(pool, queries, matched_by)
     others = {n: open_world(place, scenes, seed, "none", n).images for n, place in places.items()}
-    embedded = _embedded(pool, encoder, embeddings, corpus, nearest > 0, embedding_column)
+    captions = semantic is not None and semantic.captions
+    embedded = _embedded(pool, encoder, embeddings, corpus, captions, embedding_column)
     with warnings.catch_warnings(action="ignore", category=MissingImages):  # said above
         found = run(
-            pool, queries, per_class, matcher=None if matcher == "none" else matcher,
-            semantic=Semantic(nearest) if nearest else None, embedded=embedded, filters=filters,
-            against=others, seed=seed, allow_fewer=allow_fewer,
+            pool, queries, per_class, matcher=matched_by, semantic=semantic, embedded=embedded,
+            filters=filters, against=others, seed=seed, allow_fewer=allow_fewer,
         )  # fmt: skip
     save_retrieved(found, out, corpus)
     print(f"{found.counts.to_string()}\n{out}")

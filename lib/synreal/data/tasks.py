@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,12 +11,14 @@ from datasets import Dataset
 
 from synreal.data.benchmarks import BENCHMARKS, benchmark
 from synreal.data.hierarchy import SCENES_HIERARCHY
-from synreal.data.imageset import class_names, from_arrays
-from synreal.data.labels import classify
+from synreal.data.imageset import class_names, from_arrays, load_image_set
+from synreal.data.labels import classify, shorten
 from synreal.data.scenes import scene_set
 from synreal.data.sprites import CLASS_NAMES, load_sprites
 from synreal.errors import InputError
 from synreal.paths import expanded, located
+
+HELD_OUT = 5  # of a task of one's own without val: one training image in so many serves
 
 
 @dataclass(frozen=True)
@@ -53,8 +56,9 @@ def open_task(source: str, counts: Counts = Counts(), seed: int = 0) -> Task:
     """The task that `source` names.
 
     source: `scenes` (all ten classes), `scenes:tops` or another coarse group, `catalogue` (the garments of
-    the scenes upright on black, as a shop shows them: no scene at all), or a task of P2 with the folder where
-    it lies, such as `aircraft:$DATA`. Variables of the environment are filled in.
+    the scenes upright on black, as a shop shows them: no scene at all), a task of P2 with the folder where it
+    lies, such as `aircraft:$DATA`, or a name of your own with a folder, see `own_task`. Variables of the
+    environment are filled in.
     counts, seed: of scenes and catalogue.
     Raises InputError for anything else, and for a group of one class, which is no task.
     """
@@ -62,10 +66,12 @@ def open_task(source: str, counts: Counts = Counts(), seed: int = 0) -> Task:
     if kind in BENCHMARKS and detail:
         train, val, test = (benchmark(kind, located(detail), split) for split in ("train", "val", "test"))
         return Task(kind, train, val, test, f"{kind}/test")
+    if kind not in ("scenes", "catalogue") and kind and detail:
+        return own_task(kind, Path(located(detail)))
     if kind not in ("scenes", "catalogue") or (kind == "catalogue" and detail):
         raise InputError(
-            f"task: found {source!r}, expected scenes, scenes:GROUP, catalogue, or one of "
-            f"{', '.join(BENCHMARKS)} with a folder, such as aircraft:data"
+            f"task: found {source!r}, expected scenes, scenes:GROUP, catalogue, one of "
+            f"{', '.join(BENCHMARKS)} with a folder, such as aircraft:data, or NAME:FOLDER of your own images"
         )
     sizes = {"train": counts.train, "val": counts.val, "test": counts.test}
     draw = _scenes if kind == "scenes" else catalogue_set
@@ -74,6 +80,32 @@ def open_task(source: str, counts: Counts = Counts(), seed: int = 0) -> Task:
         splits = {split: of_classes(images, _group(detail)) for split, images in splits.items()}
     name = detail or {"scenes": "all classes"}.get(kind, kind)
     return Task(name, **splits, reported=f"{kind}/test")
+
+
+def own_task(name: str, folder: Path) -> Task:
+    """Labelled images in `folder`, as `load_image_set` takes them in train, test and, if it is there, val.
+
+    Without val, one training image in five serves as such and is not trained on. An image's id is preceded by
+    the task and the split, since folders repeat the names of files.
+    Raises InputError when a split is missing, or knows other classes than train.
+    """
+    if missing := [split for split in ("train", "test") if not (folder / split).exists()]:
+        raise InputError(
+            f"task {name}: {folder} lacks {' and '.join(missing)}; expected folders train and test, and val "
+            f"if there is one, of labelled images (or a task known by name: {', '.join(BENCHMARKS)})"
+        )
+    there = [split for split in ("train", "val", "test") if (folder / split).exists()]
+    splits = {split: load_image_set(folder / split) for split in there}
+    names = class_names(splits["train"])
+    for split, images in splits.items():
+        if odd := set(class_names(images)) ^ set(names):
+            raise InputError(f"task {name}: train and {split} differ in the classes {shorten(sorted(odd))}")
+        ids = [f"{name}/{split}/{key}" for key in images["id"]]
+        splits[split] = of_classes(images.remove_columns("id").add_column("id", ids), names)
+    if "val" not in splits:
+        held = np.arange(len(splits["train"])) % HELD_OUT == 0
+        splits["val"], splits["train"] = (splits["train"].select(np.flatnonzero(k)) for k in (held, ~held))
+    return Task(name, **splits, reported=f"{name}/test")
 
 
 def of_classes(images: Dataset, names: Sequence[str]) -> Dataset:

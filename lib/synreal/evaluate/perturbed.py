@@ -17,6 +17,8 @@ from synreal.evaluate.retrained import resampled_means
 from synreal.evaluate.statistics import percentile_interval
 
 DETAILS = ("fine", "broad")
+COLUMNS = ("detail", "strength", "accuracy", "sd", "cost", "ci_low", "ci_high", "seeds", "n")
+NO_COSTS = pd.DataFrame(columns=list(COLUMNS))  # where nothing was perturbed
 Key = tuple[str, float]  # detail and strength
 Cost = tuple[float, np.ndarray]  # the cost, and [draws] of it
 
@@ -44,7 +46,7 @@ def perturbation_costs(
     draws: int = 2000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """One row per detail and strength: accuracy, sd, cost, ci_low, ci_high, seeds and n.
+    """One row per detail and strength, with COLUMNS.
 
     runs: predictions by strength, one per training; strength 0 are the unperturbed images. detail: fine,
     broad, and "fine minus broad". cost: accuracy at strength 0 minus accuracy; its interval resamples images
@@ -64,7 +66,7 @@ def perturbation_costs(
         counts = {"seeds": len(runs[strength]), "n": len(hits["fine", strength] if own is None else own)}
         interval = {"cost": cost, "ci_low": min(low, cost), "ci_high": max(high, cost)}
         rows.append({"detail": detail, "strength": strength} | accuracy | interval | counts)
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
 def _costs(hits: Mapping[Key, pd.DataFrame], drawn: Mapping[Key, np.ndarray]) -> dict[Key, Cost]:

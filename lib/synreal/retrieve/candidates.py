@@ -7,8 +7,27 @@ import numpy as np
 import pandas as pd
 from datasets import Dataset
 
+from synreal.data.labels import shorten
+from synreal.errors import InputError
 from synreal.retrieve.match import Captions, ClassQuery, Matcher
 from synreal.retrieve.semantic import Embedded, Semantic, nearest_to_classes
+
+
+def refuse_unmatched(corpus: Dataset, queries: Sequence[ClassQuery], matcher: Matcher) -> None:
+    """Raise InputError naming the classes that no caption speaks of: soon known, unlike what CLIP finds."""
+    if "caption" not in corpus.column_names:
+        raise InputError("corpus: matching needs a column caption; search by image instead")
+    counts = np.bincount(_matched(corpus, queries, matcher)["label"], minlength=len(queries))
+    refuse_empty([query.name for query, count in zip(queries, counts, strict=True) if count == 0])
+
+
+def refuse_empty(names: Sequence[str]) -> None:
+    """Raise InputError when there are classes that match nothing."""
+    if names:
+        raise InputError(
+            f"classes that match nothing: {shorten(names, 20)}; give them synonyms or another matcher, or go "
+            "on without them with allow_fewer"
+        )
 
 
 def find_all(

@@ -16,6 +16,8 @@ from synreal.paths import located
 
 IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp")
 CAPTION_COLUMNS = ("caption", "TEXT", "text", "txt")  # as image sets, LAION's tables and WebDataset call it
+TEXT = ("string", "large_string")
+ENCODED = ("binary", "large_binary", *TEXT)  # bytes of image files, or their paths
 ID_COLUMNS = ("id", "key", KEY)
 
 
@@ -58,6 +60,10 @@ def check_corpus(corpus: datasets.Dataset, name: str = "corpus") -> datasets.Dat
             f"{name}: found columns {shorten(corpus.column_names, 20)}; expected image (of encoded "
             "images) and id, as open_corpus makes them"
         )
+    if "caption" in corpus.column_names and not _is_text(corpus.features["caption"]):
+        raise InputError(
+            f"{name}: column caption holds {corpus.features['caption']}; expected text, or no such column"
+        )
     if len(corpus) == 0:
         raise InputError(f"{name}: the corpus is empty; expected at least one row")
     ids = pd.Series(corpus["id"][:])
@@ -73,6 +79,10 @@ def check_corpus(corpus: datasets.Dataset, name: str = "corpus") -> datasets.Dat
     if missing:
         warnings.warn(MissingImages(name, ids.iloc[missing].tolist(), len(corpus)), stacklevel=2)
     return corpus
+
+
+def _is_text(feature: object) -> bool:
+    return getattr(feature, "dtype", "") in (*TEXT, "null")
 
 
 def _rows_without_image(corpus: datasets.Dataset) -> list[int]:
@@ -112,7 +122,11 @@ def _named(rows: datasets.Dataset, where: str, files: list[Path]) -> datasets.Da
             f"{where}: no column of images; found {shorten(rows.column_names, 20)}; expected encoded images "
             f"in a column called {' or '.join(IMAGE_COLUMNS)}"
         )
-    rows = _renamed(rows, tuple(images), "image").cast_column("image", datasets.Image())
+    rows = _renamed(rows, tuple(images), "image")
+    kind = rows.features["image"]
+    if not isinstance(kind, (datasets.Image, dict)) and getattr(kind, "dtype", "") not in ENCODED:
+        raise InputError(f"{where}: column {images[0]} holds {kind}; expected encoded images, or their paths")
+    rows = rows.cast_column("image", datasets.Image())
     rows = _with_ids(_renamed(rows, CAPTION_COLUMNS, "caption"), files)
     if "source" not in rows.column_names:
         rows = rows.add_column("source", [Path(where).name] * len(rows))

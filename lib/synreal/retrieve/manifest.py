@@ -25,9 +25,7 @@ KEPT = ("corpus_id", "class", "matched_by", "score", "sha256", "url")  # url whe
 def save_retrieved(retrieved: Retrieved, folder: str | Path, corpus: str) -> None:
     """Writes the image set and its account into a new folder, which appears whole; `corpus` is its place.
 
-    data-*.parquet: the images, as `load_image_set(folder)` reads them. manifest.json: what was asked, and a
-    row per image: its id in the corpus, class, sha256 of its pixels. ledger.csv, counts.csv, ways.csv,
-    sensitivity.csv: the tables of `Retrieved`. summary.md: the account in words.
+    data-*.parquet: the images, as `load_image_set(folder)` reads them; the rest is what `save_account` says.
     """
     folder = Path(folder)
     refuse_existing(folder)
@@ -37,14 +35,23 @@ def save_retrieved(retrieved: Retrieved, folder: str | Path, corpus: str) -> Non
     for number, start in enumerate(range(0, len(retrieved.images), ROWS_PER_FILE)):
         part = retrieved.images.select(range(start, min(start + ROWS_PER_FILE, len(retrieved.images))))
         part.to_parquet(partial / f"data-{number:05d}.parquet")
-    retrieved.ledger.to_csv(partial / "ledger.csv", index=False)
-    retrieved.counts.to_csv(partial / "counts.csv")
-    retrieved.ways.to_csv(partial / "ways.csv", index=False)
-    retrieved.sensitivity.to_csv(partial / "sensitivity.csv", index=False)
-    text = json.dumps(manifest_of(retrieved, corpus), indent=1, ensure_ascii=False)
-    (partial / MANIFEST).write_text(text, encoding="utf-8")
-    (partial / "summary.md").write_text(summary(retrieved, corpus), encoding="utf-8")
+    save_account(retrieved, partial, corpus)
     partial.replace(folder)
+
+
+def save_account(retrieved: Retrieved, folder: Path, corpus: str) -> None:
+    """Writes how a set came about into a folder: enough to make it again, without its images.
+
+    manifest.json: what was asked, and a row per image: its id in the corpus, class, sha256 of its pixels.
+    ledger.csv, counts.csv, ways.csv, sensitivity.csv: the tables of `Retrieved`. summary.md: all in words.
+    """
+    retrieved.ledger.to_csv(folder / "ledger.csv", index=False)
+    retrieved.counts.to_csv(folder / "counts.csv")
+    retrieved.ways.to_csv(folder / "ways.csv", index=False)
+    retrieved.sensitivity.to_csv(folder / "sensitivity.csv", index=False)
+    text = json.dumps(manifest_of(retrieved, corpus), indent=1, ensure_ascii=False)
+    (folder / MANIFEST).write_text(text, encoding="utf-8")
+    (folder / "summary.md").write_text(summary(retrieved, corpus), encoding="utf-8")
 
 
 def refuse_existing(folder: str | Path) -> None:

@@ -9,11 +9,10 @@ import pandas as pd
 import pyarrow as pa
 from datasets import ClassLabel, Dataset
 
-from synreal.data.labels import shorten
 from synreal.data.overlap import Descriptor
 from synreal.errors import InputError
 from synreal.retrieve import filters as stages
-from synreal.retrieve.candidates import count_ways, find_all, rank
+from synreal.retrieve.candidates import count_ways, find_all, rank, refuse_empty
 from synreal.retrieve.corpus import check_corpus
 from synreal.retrieve.decontaminate import reject_contaminated
 from synreal.retrieve.filters import NO_FILTERS, PAPER_FILTERS, Filters
@@ -150,11 +149,8 @@ def first_per_class(images: Dataset, per_class: int) -> Dataset:
 
 def _name_empty(sieve: Sieve, allow_fewer: bool) -> None:
     empty = sieve.found.index[sieve.found == 0].tolist()
-    if len(empty) == len(sieve.found) or (empty and not allow_fewer):
-        raise InputError(
-            f"classes that match nothing: {shorten(empty, 20)}; give them synonyms or another matcher, or go "
-            "on without them with allow_fewer"
-        )
+    if len(empty) == len(sieve.found) or not allow_fewer:
+        refuse_empty(empty)
 
 
 def _refuse_nothing(sieve: Sieve) -> None:
@@ -198,7 +194,8 @@ def labelled_rows(corpus: Dataset, table: pd.DataFrame, class_names: Sequence[st
     label that the corpus has becomes `corpus_label`.
     """
     images = corpus.select(table["row"])
-    if "label" in images.column_names:
+    if "label" in images.column_names:  # of a retrieved set, the corpus's own label is replaced by the set's
+        images = images.remove_columns([name for name in ("corpus_label",) if name in images.column_names])
         images = images.rename_column("label", "corpus_label")
     provenance = table[list(PROVENANCE)]
     others = [name for name in images.column_names if name != "image" and name not in PROVENANCE]
