@@ -4,12 +4,14 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from datasets import concatenate_datasets
 from torch import nn
 from typer.testing import CliRunner
 
-from synreal.book.adapt_report import adapt_report, open_images
+from synreal.book.adapt_report import adapt_report, cleaned, open_images
 from synreal.cli import app
 from synreal.data.imageset import class_names
 from synreal.data.scenes import scene_set
@@ -18,6 +20,7 @@ from synreal.errors import InputError
 from synreal.evaluate.adapted import adapt_and_predict, predict_task
 from synreal.models.load import load_classifier
 from synreal.train.adapt import (
+    CONTRACT,
     P2,
     SCENES,
     Adaptation,
@@ -171,6 +174,29 @@ def test_a_test_image_among_those_learned_from_is_refused(scenes, task, tmp_path
     with pytest.raises(InputError, match="test images"):
         adapt_report(CLIP, task.test, task.test, task.train, tmp_path, BRIEF, seed=0)
     assert not list(tmp_path.iterdir())
+
+
+def test_images_too_close_to_the_test_images_are_left_out_and_listed(scenes, task, tmp_path):
+    leaked = scenes.select_columns(CONTRACT)
+    copies = task.test.select(range(2)).select_columns(CONTRACT)
+    drawn = concatenate_datasets([leaked, copies])
+    images, probe = cleaned({"images": drawn, "probe": leaked}, task.test, CLIP, 1.0, tmp_path)
+    assert images["id"][:] == probe["id"][:] == scenes["id"][:]
+    rejected = pd.read_csv(tmp_path / "rejected.csv")
+    assert rejected["id"].tolist() == copies["id"][:] and set(rejected["set"]) == {"images"}
+    assert set(rejected["reason"]) == {"same pixels as"}
+    fewer = cleaned({"images": leaked}, task.test, CLIP, 0.9, tmp_path)[0]
+    assert 0 < len(fewer) < len(leaked)
+    assert set(pd.read_csv(tmp_path / "rejected.csv")["reason"]) == {"close to"}
+
+
+@pytest.mark.parametrize(
+    ("threshold", "message"),
+    [(0.01, "contamination: 0.01 rejects every image of images"), (2.0, "contamination: found 2.0")],
+)
+def test_thresholds_that_leave_nothing_are_refused(scenes, task, threshold, message, tmp_path):
+    with pytest.raises(InputError, match=message):
+        cleaned({"images": scenes}, task.test, CLIP, threshold, tmp_path)
 
 
 def test_the_command_names_what_is_wrong(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,12 +11,16 @@ from datasets import Dataset
 
 from synreal.data.tasks import Task, of_classes
 from synreal.data.worlds import open_world
+from synreal.errors import InputError
 from synreal.evaluate.accuracy import correct
 from synreal.evaluate.adapted import predict_task
 from synreal.evaluate.guard import refuse_overlap
 from synreal.evaluate.predictions import Predictions
 from synreal.evaluate.statistics import wilson_bounds
 from synreal.models.load import save_checkpoint
+from synreal.retrieve.decontaminate import decontaminate
+from synreal.retrieve.encoder import Encoder
+from synreal.retrieve.filters import Filters
 from synreal.train.adapt import Adaptation, adapt
 
 WORK = "work"  # subfolder where an interrupted training goes on
@@ -24,6 +29,28 @@ WORK = "work"  # subfolder where an interrupted training goes on
 def open_images(place: str, names: list[str], count: int) -> Dataset:
     """The labelled images at a place, those of the classes alone; scenes/SPLIT has `count` of all classes."""
     return of_classes(open_world(place, count, hierarchy="none").images, names)
+
+
+def cleaned(
+    sets: Mapping[str, Dataset], test: Dataset, checkpoint: str, threshold: float, out: Path
+) -> list[Dataset]:
+    """The sets without images that a CLIP finds as close to one of `test` as `threshold`, a cosine.
+
+    Generated images need it as much as retrieved ones. `out` gets `rejected.csv`: per set and image the
+    reason, threshold, cosine and nearest test image. Raises InputError for a threshold that is no cosine, a
+    checkpoint without a text tower, and when nothing is left.
+    """
+    Filters(contamination=threshold)  # which refuses what is no cosine
+    encoder, left, ledgers = Encoder(checkpoint), [], []
+    for name, images in sets.items():
+        kept, ledger, _ = decontaminate(images, {"test": test}, encoder, threshold)
+        if len(kept) == 0:
+            raise InputError(f"contamination: {threshold} rejects every image of {name}; give a higher one")
+        left.append(kept)
+        ledgers.append(ledger.assign(set=name))
+    out.mkdir(parents=True, exist_ok=True)
+    pd.concat(ledgers).to_csv(out / "rejected.csv", index=False)
+    return left
 
 
 def adapt_report(

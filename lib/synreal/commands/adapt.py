@@ -18,6 +18,10 @@ def adapt(
         str | None,
         typer.Option(help="Labelled images that the linear probe learns from. [default: --images]"),
     ] = None,
+    contamination: Annotated[
+        float | None,
+        typer.Option(help="Cosine, by --checkpoint, at which an image learned from counts as a test image."),
+    ] = None,
     recipe: Annotated[str, typer.Option(help="P2, 'P2 ImageNet' or scenes.")] = "scenes",
     seed: Annotated[int, typer.Option(help="Of the order of images.")] = 0,
     count: Annotated[int, typer.Option(help="Scenes, where a set is scenes/SPLIT.")] = 1000,
@@ -25,12 +29,15 @@ def adapt(
     """Adapt a classifier to images and report its accuracy on others, before and after.
 
     Zero-shot: by the tuned head, which starts as class texts. Probe: by a linear classifier of the features.
-    A test image among the images to learn from is refused. Exit status: 0 done, 2 bad input.
+    A test image among the images to learn from is refused; with --contamination, what is as close to one is
+    left out, and listed in rejected.csv. Exit status: 0 done, 2 bad input.
     """
-    from synreal.book.adapt_report import adapt_report, open_images
+    from synreal.book.adapt_report import adapt_report, cleaned, open_images
     from synreal.retrieve.match import read_classes
     from synreal.train.adapt import adaptation_named
 
     names = [query.name for query in read_classes(classes)]
     learned, shown, probed = (open_images(place, names, count) for place in (images, test, probe or images))
+    if contamination is not None:
+        learned, probed = cleaned({"images": learned, "probe": probed}, shown, checkpoint, contamination, out)
     print(adapt_report(checkpoint, learned, shown, probed, out, adaptation_named(recipe), seed))
