@@ -1,11 +1,15 @@
 """Retrieval and its chapter on one's own tasks, corpora and classes; what is refused before embedding."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 
 from synreal.book import retrieval_inputs as inputs
+from synreal.book import runner
+from synreal.book.record import read_results
 from synreal.data.imageset import from_arrays
 from synreal.data.scenes import scene_set
 from synreal.data.tasks import Counts, open_task
@@ -13,7 +17,7 @@ from synreal.errors import InputError
 from synreal.retrieve.candidates import refuse_unmatched
 from synreal.retrieve.corpus import check_corpus, open_corpus
 from synreal.retrieve.lookup import Lookup
-from synreal.retrieve.manifest import save_retrieved
+from synreal.retrieve.manifest import MANIFEST, save_retrieved
 from synreal.retrieve.match import ClassQuery
 from synreal.retrieve.retrieve import retrieve
 
@@ -158,3 +162,37 @@ def test_columns_of_numbers_are_no_captions_and_no_images(tmp_path):
     pd.DataFrame({"image": [1, 2], "caption": ["a", "b"]}).to_parquet(table)
     with pytest.raises(InputError, match="column image holds .*int64.*; expected encoded images"):
         open_corpus(table)
+
+
+def save_as_folders(images, folder, kept):
+    names = images.features["label"].names
+    for row in images:
+        name = names[row["label"]]
+        if name in kept:
+            (folder / name).mkdir(parents=True, exist_ok=True)
+            row["image"].save(folder / name / f"{row['id'].replace('/', '-')}.png")
+
+
+@pytest.mark.notebook
+def test_the_chapter_on_ones_own_task_corpus_and_images(tmp_path):
+    """Folders of images, a table of captioned images and a file of classes; no generator to perturb with."""
+    classes = ["bag", "coat", "sandal", "shirt"]
+    for split in ("train", "test"):
+        save_as_folders(scene_set(split, 120), tmp_path / "task" / split, classes)
+    save_as_folders(scene_set("train", 300, seed=5), tmp_path / "generated", classes)
+    pool = scene_set("upstream", 600).select_columns(["image", "id", "caption"])
+    pool.to_parquet(tmp_path / "corpus.parquet")
+    (tmp_path / "classes.yaml").write_text("[bag, {name: coat, synonyms: [jacket]}, sandal, shirt]")
+    given = {"tasks": json.dumps([f"mine:{tmp_path / 'task'}"]), "corpus": str(tmp_path / "corpus.parquet")}
+    given |= {"classes": str(tmp_path / "classes.yaml"), "synthetic_set": str(tmp_path / "generated")}
+    given |= {"generator": "", "shown": "[]", "nearest": "3"}
+    notebooks, options = runner.find_notebooks(["04_retrieval"]), {"profile": "quick", "progress": False}
+    folder = runner.run(notebooks, given=list(given.items()), out=tmp_path / "run", **options)
+    rows = read_results(folder)
+    assert {"mine", "all tasks"} == set(rows["data"]) and not rows["metric"].str.startswith("perturbed").any()
+    assert rows.loc[rows["metric"] == "zero-shot/advantage", "model"].tolist() == [
+        "retrieved vs synthetic, 20", "retrieved vs synthetic, 40",
+    ]  # fmt: skip
+    manifest = json.loads((folder / "retrieved" / "mine" / MANIFEST).read_text())
+    assert manifest["corpus"] == str(tmp_path / "corpus.parquet") and manifest["semantic"]["k"] == 3
+    assert manifest["classes"][1] == {"name": "coat", "synonyms": ["jacket"]}
