@@ -32,10 +32,10 @@ INITIAL_STEP = Recipe(
     steps=600, batch_size=128, learning_rate=2e-3, weight_decay=0.01, warmup_steps=50, ema_decay=0.995
 )
 PIXELS = Recipe(
-    steps=1000, batch_size=64, learning_rate=2e-3, weight_decay=0.01, warmup_steps=50, ema_decay=0.995
+    steps=5000, batch_size=64, learning_rate=2e-3, weight_decay=0.01, warmup_steps=200, ema_decay=0.999
 )
 UPSCALER = Recipe(
-    steps=500, batch_size=64, learning_rate=2e-3, weight_decay=0.01, warmup_steps=50, ema_decay=0.995
+    steps=1000, batch_size=64, learning_rate=2e-3, weight_decay=0.01, warmup_steps=100, ema_decay=0.995
 )
 KL_WEIGHT = 2e-3  # per latent element
 DROPPED_CAPTIONS = 0.1  # trained without text, for classifier-free guidance
