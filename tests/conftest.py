@@ -48,6 +48,25 @@ def notebook(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
+def tiny_vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a classifier of scenes so small that it is tuned at once."""
+    import torch
+
+    from synreal.models import build_module, save_checkpoint
+    from synreal.train.plans import scenes_card
+
+    card = scenes_card(
+        name="tiny", role="ViT-Syn-1k", library="timm", architecture="vit_tiny_patch16_224",
+        architecture_args={"img_size": 32, "patch_size": 16, "embed_dim": 16, "depth": 1, "num_heads": 2},
+        activation="gelu", head="linear", training={"source": "synthetic"},
+    )  # fmt: skip
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("zoo") / "tiny"
+    save_checkpoint(folder, build_module(card), card)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def chromium() -> str:
     """Path of Chromium. Without it a browser test is skipped, but fails in CI, which must have it."""
     found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from synreal.errors import InputError
+from synreal.train.batches import Batches
 from synreal.train.curve import Curve
 from synreal.train.loop import Diverged, Recipe, batch_rows, fit
 
@@ -317,21 +318,28 @@ def test_frozen_parts_keep_their_batch_statistics_and_drop_nothing():
     assert not torch.equal(network[0].running_mean, torch.zeros(4))
 
 
-def in_two_processes(folder):
+def in_two_processes(folder, recipe):
     torch.set_num_threads(1)
     AcceleratorState._reset_state(reset_partial_state=True)  # the parent's, which knows one process
     network = model()
-    fit(network, exact, ROWS, replace(RECIPE, micro_batch=2), folder)
+    fit(network, exact, ROWS, recipe, folder)
     torch.save(weights(network), folder / f"{PartialState().process_index}.pt")
 
 
-def test_two_processes_learn_what_one_does(tmp_path, monkeypatch):
+@pytest.mark.parametrize("batch", [8, 7])  # of which the processes take equal shares, or 4 and 3 rows
+def test_two_processes_learn_what_one_does(batch, tmp_path, monkeypatch):
     # OpenMP's threads do not come along with a fork, and a child that counts on them waits for ever
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # or else Accelerate sets the number anew
-    debug_launcher(in_two_processes, (tmp_path,), num_processes=2)
+    recipe = replace(RECIPE, batch_size=batch)
+    debug_launcher(in_two_processes, (tmp_path, replace(recipe, micro_batch=2)), num_processes=2)
     one, two = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     assert torch.equal(one, two)
-    torch.testing.assert_close(one, weights(trained(RECIPE, compute=exact)[0]), atol=1e-4, rtol=0)
+    torch.testing.assert_close(one, weights(trained(recipe, compute=exact)[0]), atol=1e-4, rtol=0)
+
+
+def test_more_processes_than_rows_in_a_step_are_refused():
+    with pytest.raises(InputError, match=r"batch_size: found 8 rows in a step \(of 40\), .* the 9 processes"):
+        Batches(ROWS, RECIPE, processes=9)
 
 
 def test_a_gradient_that_is_not_finite_stops_before_the_step(tmp_path):

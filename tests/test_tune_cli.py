@@ -6,38 +6,23 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from accelerate import PartialState
 
 from synreal import cli
 from synreal.data.sprites import CLASS_NAMES
 from synreal.evaluate.forgetting import BeforeAfter, forgetting
 from synreal.evaluate.predictions import Predictions
-from synreal.models import build_module, load_classifier, save_checkpoint
-from synreal.train.plans import scenes_card
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    card = scenes_card(
-        name="tiny", role="ViT-Syn-1k", library="timm", architecture="vit_tiny_patch16_224",
-        architecture_args={"img_size": 32, "patch_size": 16, "embed_dim": 16, "depth": 1, "num_heads": 2},
-        activation="gelu", head="linear", training={"source": "synthetic"},
-    )  # fmt: skip
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("zoo") / "tiny"
-    save_checkpoint(folder, build_module(card), card)
-    return folder
+from synreal.models import load_classifier
 
 
 @pytest.fixture
-def tune(tiny, tmp_path, monkeypatch, capsys):
+def tune(tiny_vit, tmp_path, monkeypatch, capsys):
     """Runs the command in this process; returns (exit status, standard output, standard error)."""
     monkeypatch.setenv("SYNREAL_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("synreal.commands.tune.VALIDATION", 120)
 
     def run(*options):
-        given = ["tune", "--checkpoint", tiny, "--images", "scenes/train", "--count", "40"]
+        given = ["tune", "--checkpoint", tiny_vit, "--images", "scenes/train", "--count", "40"]
         given += ["--out", tmp_path / "out"]
         monkeypatch.setattr(
             sys, "argv", ["synreal", *map(str, given), "--steps", "4", "--warmup-steps", "1", *options]
@@ -91,6 +76,14 @@ def test_the_main_process_alone_reports(tune, tmp_path, monkeypatch):
     monkeypatch.setattr(PartialState, "is_main_process", False)
     status, out, _ = tune("--validation", "scenes/val")
     assert (status, out) == (0, "") and not (tmp_path / "out" / "report.md").exists()
+
+
+def test_processes_that_cannot_find_each_other_are_refused(tune, tmp_path, monkeypatch):
+    """As on a machine without a GPU: each would take itself for the main one."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    status, _, error = tune()
+    assert status == 2 and "WORLD_SIZE: found 2, but these processes cannot find each other" in error
+    assert not (tmp_path / "out").exists()
 
 
 def test_without_validation_recipe_and_losses_are_reported(tune, tmp_path):

@@ -1,6 +1,8 @@
 """The command `synreal`. Each command imports what it needs, so that help answers at once."""
 
+import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,6 +13,8 @@ from typer.core import TyperCommand
 from synreal.commands import adapt, plan, retrieve, tune
 from synreal.commands.pairs import named_places
 from synreal.errors import InputError
+
+PATIENCE = 10.0  # seconds that the other processes of a launch keep an error to themselves
 
 app = typer.Typer(
     help="When is a synthetic image as good as a real one for training a classifier? An executable book.",
@@ -181,5 +185,13 @@ def main() -> None:
     try:
         app()
     except InputError as error:
+        _let_the_first_speak()
         print(f"synreal: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def _let_the_first_speak() -> None:
+    # Processes launched together mostly meet the same bad input: when the first has said it, the launcher
+    # ends the others.
+    if int(os.environ.get("RANK", 0)) > 0:
+        time.sleep(PATIENCE)

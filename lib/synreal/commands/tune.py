@@ -47,17 +47,17 @@ def tune(
 
     The folder becomes a checkpoint with its card and curves; report.md, report.json and CSV files say what
     was gained and what was lost.
-    Run it under `accelerate launch` for several GPUs.
+    For several GPUs: accelerate launch --multi_gpu -m synreal tune ...
     Exit status: 0 done, 2 bad input.
     """
     places = named_places("--known", known or [], "imagenet=images/")
-    from accelerate import PartialState
-
     from synreal.data.worlds import open_world
     from synreal.evaluate.tuning_report import realtune
+    from synreal.train.processes import processes
     from synreal.train.realtune import open_card
     from synreal.train.recipes import changed_recipe
 
+    together = processes()
     world = open_world(images, count, name=images)
     chosen = changed_recipe(
         open_card(checkpoint), len(world.images), recipe,
@@ -68,5 +68,5 @@ def tune(
     others = {name: open_world(place, VALIDATION) for name, place in places.items()}
     named = cast("Method", method)  # `tune` refuses another, and names those there are
     report = realtune(checkpoint, world, out, named, chosen, tried, others, device)
-    if PartialState().is_main_process:
+    if together.is_main_process:
         print(report)

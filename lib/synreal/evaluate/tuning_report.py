@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
-from accelerate import PartialState
 
 from synreal.data.fingerprint import image_set_hash
 from synreal.data.imageset import mixed_classes
@@ -16,6 +15,7 @@ from synreal.evaluate.guard import refuse_learned, refuse_overlap
 from synreal.models.card import Card
 from synreal.models.load import check_device
 from synreal.train.curve import CURVE_FILE, LOSS_FILE
+from synreal.train.processes import processes
 from synreal.train.realtune import open_card, tune_checkpoint
 from synreal.train.recipes import Recipe
 from synreal.train.state import write_whole
@@ -60,7 +60,7 @@ def realtune(
         watch, watched = accuracy_watch(card, first), image_set_hash(first)
     every = max(1, recipe.steps // LOOKS)
     tuned = tune_checkpoint(checkpoint, images.images, out, method, recipe, watch, every, watched)
-    if PartialState().is_main_process:
+    if processes().is_main_process:
         _report(checkpoint, tuned, out, every, validation, known or {}, device)
     return out / REPORT
 

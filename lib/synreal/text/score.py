@@ -17,6 +17,7 @@ from synreal.evaluate.statistics import MINIMUM_IMAGES, resampled_sums
 from synreal.text.gpt2 import fastest_device, load_gpt2
 from synreal.text.rows import encode, pack
 from synreal.text.train import digest, token_losses
+from synreal.train.processes import processes
 
 AT_ONCE = 8192  # tokens in one batch
 
@@ -64,12 +65,13 @@ def mean_loss(model: nn.Module, held: Held) -> float:
 
 
 def scored(folder: Path, held: Held) -> pd.DataFrame:
-    """`losses` of the network in a folder, kept beside it."""
+    """`losses` of the network in a folder, kept beside it; the main one of several processes computes them."""
     file = folder / f"losses-{digest(held.rows)}.parquet"
-    if not file.exists():
+    if processes().is_main_process and not file.exists():
         partial = file.with_suffix(".partial")
         losses(load_gpt2(folder).to(fastest_device()), held).to_parquet(partial)
         partial.replace(file)
+    processes().wait_for_everyone()
     return pd.read_parquet(file)
 
 

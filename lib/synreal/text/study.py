@@ -18,6 +18,7 @@ from synreal.text.guard import check_disjoint
 from synreal.text.rows import cut_alike, encode, training_rows
 from synreal.text.score import Held, check_clusters, held_out, mean_loss, scored
 from synreal.text.train import Looks, check_method, digest, pretrained, tuned
+from synreal.train.processes import processes
 from synreal.train.recipes import Recipe
 from synreal.train.tune import Method
 from synreal.workers import side_by_side
@@ -101,8 +102,11 @@ def run_study(
 ) -> Trained:
     """Train what is not yet there below `work`, and score it on the test text.
 
-    Real and synthetic text, of pretraining and of tuning, are equal in texts and in tokens.
+    Real and synthetic text, of pretraining and of tuning, are equal in texts and in tokens. `workers` train
+    families side by side; a script launched as several processes, which train each network together, takes 1.
     """
+    if workers > 1 and processes().num_processes > 1:
+        raise InputError(f"workers: found {workers} in a launch of several processes, expected 1")
     plan.check(gpt2_config(plan.architecture, tokenizer))
     sets.check()
     validation = held_out("validation", sets.validation, tokenizer, plan.context)

@@ -18,6 +18,7 @@ from synreal.text.gpt2 import head_of, load_gpt2, new_gpt2
 from synreal.text.rows import IGNORED
 from synreal.train.curve import Watch
 from synreal.train.loop import Loss, device_of, fit
+from synreal.train.processes import processes
 from synreal.train.recipes import Recipe
 from synreal.train.tune import Method, Tunable, tune
 
@@ -117,10 +118,15 @@ def _state(out: Path) -> Path:
 
 
 def _finish(out: Path, model: GPT2LMHeadModel, texts: Mapping[str, str] | None = None) -> None:
-    """Network and files under their name in one move; then the state of training can go."""
-    partial = out.with_name(f"{out.name}.partial")
-    model.save_pretrained(partial)
-    for name, text in (texts or {}).items():
-        (partial / name).write_text(text)
-    partial.replace(out)
-    shutil.rmtree(_state(out), ignore_errors=True)
+    """Network and files under their name in one move; then the state of training can go.
+
+    Of several processes, the main one writes and the others wait.
+    """
+    if processes().is_main_process:
+        partial = out.with_name(f"{out.name}.partial")
+        model.save_pretrained(partial)
+        for name, text in (texts or {}).items():
+            (partial / name).write_text(text)
+        partial.replace(out)
+        shutil.rmtree(_state(out), ignore_errors=True)
+    processes().wait_for_everyone()

@@ -29,7 +29,10 @@ def batch_rows(step: int, count: int, recipe: Recipe) -> Tensor:
 
 @dataclass(frozen=True)
 class Batches(Dataset):
-    """The parts of every step of one process, in order; each is a function of seed, step and part alone."""
+    """The parts of every step of one process, in order; each is a function of seed, step and part alone.
+
+    Raises InputError for fewer rows in a step than processes.
+    """
 
     count: int
     recipe: Recipe
@@ -37,15 +40,29 @@ class Batches(Dataset):
     process: int = 0
     processes: int = 1
 
+    def __post_init__(self) -> None:
+        if self.size < self.processes:
+            raise InputError(
+                f"batch_size: found {self.size} rows in a step (of {self.count}), expected one or more for "
+                f"each of the {self.processes} processes"
+            )
+
+    @property
+    def size(self) -> int:
+        """Rows of a step, over all processes."""
+        return min(self.recipe.batch_size, self.count)
+
     def rows(self, step: int) -> tuple[Tensor, ...]:
         """The step's rows of this process, split into what goes through the network at once."""
         rows = batch_rows(step, self.count, self.recipe)[self.process :: self.processes]
         return rows.split(self.recipe.micro_batch or len(rows))
 
     def shares(self, step: int) -> list[float]:
-        """How much of the step's rows each part holds; they sum to 1."""
-        parts = self.rows(step)
-        return [len(part) / sum(map(len, parts)) for part in parts]
+        """How much of the step's rows each part holds, times the processes.
+
+        Gradients are averaged over processes, and so are those of all rows, where these hold unequal numbers.
+        """
+        return [len(part) * self.processes / self.size for part in self.rows(step)]
 
     def __getitem__(self, place: tuple[int, int]) -> Any:
         """What `fetch` makes of part `place[1]` of step `place[0]`. Bad input is returned, for `ahead` to

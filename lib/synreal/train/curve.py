@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from accelerate import PartialState
 from torch import nn
 
+from synreal.train.processes import processes
 from synreal.train.state import write_whole
 
 CURVE_FILE, LOSS_FILE = "curve.csv", "losses.csv"
@@ -52,7 +52,7 @@ class Curve:
 
     def write(self, folder: Path) -> None:
         """Save the looks as curve.csv and the losses as losses.csv; one process alone has looked."""
-        if not PartialState().is_main_process:
+        if not processes().is_main_process:
             return
         losses = pd.DataFrame({"step": range(1, len(self.losses) + 1), "loss": self.losses})
         write_whole(folder / LOSS_FILE, losses.to_csv(index=False))

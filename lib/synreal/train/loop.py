@@ -15,6 +15,7 @@ from tqdm.auto import trange
 from synreal.errors import InputError
 from synreal.train.batches import Batches, Fetch, batch_rows
 from synreal.train.curve import Curve
+from synreal.train.processes import processes
 from synreal.train.recipes import Recipe
 from synreal.train.state import State
 
@@ -47,13 +48,14 @@ def fit(
     and its number alone. With `fetch(rows, generator)`, which worker processes run ahead, the loss gets what
     that returns in place of rows. `curve` takes up the losses and what is watched.
     With a `folder`, the whole state is kept there every `checkpoint_every` steps and an interrupted run goes
-    on from it to the identical result; a folder that holds another recipe is refused.
+    on from it, to the identical result with as many processes; a folder that holds another recipe is refused.
 
-    Raises Diverged when the loss or its gradient is no longer finite, before that step changes the model; the
-    last state kept is named.
+    Raises InputError as `processes` does and for fewer rows in a step than processes, and Diverged when the
+    loss or its gradient is no longer finite, before that step changes the model; it names the last state kept.
     """
+    together = processes()
+    batches = Batches(count, recipe, fetch, together.process_index, together.num_processes)
     run = _Run(model, loss, recipe, folder, curve or Curve())
-    batches = Batches(count, recipe, fetch, run.accelerator.process_index, run.accelerator.num_processes)
     ahead = batches.ahead(run.start, pinned=run.device.type == "cuda")
     losses: list[float] = []
     with run.own_random_state():

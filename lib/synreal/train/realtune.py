@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from accelerate import PartialState
 from datasets import Dataset
 from torch import Tensor, nn
 
@@ -28,6 +27,7 @@ from synreal.models.tower import tower_from_zero_shot
 from synreal.train.curve import CURVE_FILE, LOSS_FILE, Watch
 from synreal.train.loop import Loss, device_of
 from synreal.train.methods import Prefix
+from synreal.train.processes import processes
 from synreal.train.recipes import Recipe, check_recipe, default_recipe
 from synreal.train.state import check_same_run, note_run
 from synreal.train.tune import RUN_FILE, Method, Tunable, tune
@@ -79,7 +79,7 @@ def tune_checkpoint(
         return load_card(out)
     tunable = tunable_classifier(classifier, TuningData(images, classifier.card), method)
     losses = tune(replace(tunable, inputs=inputs), method, recipe, out / WORK, watch, every).losses
-    if PartialState().is_main_process:
+    if processes().is_main_process:
         for name in (CURVE_FILE, LOSS_FILE):
             (out / WORK / name).replace(out / name)
         note_run(out / RUN_FILE, inputs)
@@ -89,7 +89,7 @@ def tune_checkpoint(
             training["warning"] = warning
         save_checkpoint(out, tunable.module, tuned_card(classifier.card, method, out, training))
         shutil.rmtree(out / WORK)
-    PartialState().wait_for_everyone()
+    processes().wait_for_everyone()
     return load_card(out)
 
 
@@ -145,7 +145,7 @@ def _guess(images: Dataset, method: Method, recipe: Recipe) -> float:
     """The loss of a uniform guess among the classes of the images, or with flyp among a batch's captions."""
     if method != "flyp":
         return math.log(len(class_names(images)))
-    own = max(1, min(recipe.batch_size, len(images)) // PartialState().num_processes)
+    own = max(1, min(recipe.batch_size, len(images)) // processes().num_processes)
     return math.log(min(own, recipe.micro_batch or own))
 
 
