@@ -292,6 +292,20 @@ def test_a_card_may_bring_its_own_tokenizer(tmp_path):
         load_classifier(rewritten(card, tmp_path / "small", tokenizer="words"))
 
 
+def test_the_model_hash_follows_the_tokenizer(tmp_path):
+    words = ["a", "photo", "of", "one", "coat", "bag", "sandal"]
+    text = CLIP.architecture_args["text_cfg"] | {"vocab_size": own_tokenizer(tmp_path / "tokenizer", words)}
+    own = {"tokenizer": "../tokenizer", "architecture_args": CLIP.architecture_args | {"text_cfg": text}}
+    _, card = saved(tmp_path / "small", CLIP.model_copy(update=own))
+    found = []
+    for order in (words, words, words[::-1]):
+        own_tokenizer(tmp_path / "tokenizer", order)
+        classifier = load_classifier(card)
+        found.append((classifier.model_hash, classifier.logits(scenes())))
+    assert found[0][0] == found[1][0] != found[2][0]
+    assert not torch.allclose(found[0][1], found[2][1])
+
+
 @pytest.mark.parametrize(
     ("crop", "resize", "size"), [("none", 32, 32), ("centre", 32, 32), ("centre", 41, 41)]
 )

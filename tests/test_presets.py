@@ -13,6 +13,7 @@ from PIL import Image
 
 from synreal.data.imagenet import imagenet_class_names, imagenet_wnids
 from synreal.data.imageset import check_image_set, class_names, to_arrays
+from synreal.data.kind import kind_of
 from synreal.data.presets import cifar10, cmc_classes, imagenet1k, imagenet100, imagenetv2, imagenetx
 from synreal.errors import InputError
 
@@ -51,6 +52,7 @@ def test_imagenet_labels_are_the_thousand_class_numbers(tree, caplog):
     assert "998 of the 1000 classes have no subfolder" in caplog.text
     assert imagenet1k(tree, "train")["id"][:] == [f"{TENCH}_10026.JPEG", f"{PANDA}_10026.JPEG"]
     assert to_arrays(ds)[0].shape == (4, 16, 20, 3)
+    assert kind_of(ds) == kind_of(imagenetx(tree)) == "real"
 
 
 def test_imagenet_refuses_unknown_folders_and_flat_validation_images(tree):
@@ -143,6 +145,7 @@ def test_cifar10_in_torchvisions_form(cifar_root):
     ds = cifar10(cifar_root, "train")
     check_image_set(ds, "cifar")
     assert len(ds) == 10 and ds["id"][9] == "train/00009" and ds["source"][0] == "CIFAR-10 train"
+    assert kind_of(ds) == "real"
     assert class_names(ds)[9] == "truck" and ds["label"][:2] == [3, 9]
     stored = pickle.loads((cifar_root / "cifar-10-batches-py" / "test_batch").read_bytes())["data"]
     expected = stored.reshape(2, 3, 32, 32).transpose(0, 2, 3, 1)  # stored by channel

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from synreal.data.imageset import from_arrays, load_image_set
+from synreal.data.kind import not_generated
 from synreal.errors import InputError
 from synreal.models import Card, build_module, load_card, load_classifier, save_checkpoint
 from synreal.train.realtune import spoilt, tune_checkpoint
@@ -289,8 +290,9 @@ def test_the_source_of_images_stands_on_the_card(checkpoints, tmp_path):
     drawn = {"source": ["synthetic"] * 12, "generator": ["sd"] * 12}
     mixed = {"source": ["a"] * 12, "generator": ["sd", None] * 6}
     found = {"source": ["my/photos"] * 12}
-    for kind, columns in (("synthetic", drawn), ("mixed", mixed), ("unknown", found)):
-        card = tune_checkpoint(checkpoints["vit"], images(**columns), tmp_path / kind, "head", RECIPE)
+    sets = {"synthetic": images(**drawn), "mixed": images(**mixed), "unknown": images(**found)}
+    for kind, given in (sets | {"real": not_generated(sets["unknown"])}).items():
+        card = tune_checkpoint(checkpoints["vit"], given, tmp_path / kind, "head", RECIPE)
         assert card.training["source"] == kind
 
 

@@ -9,6 +9,7 @@ from torchvision.datasets import Flowers102
 from synreal.data.benchmarks import benchmark
 from synreal.data.imagenet import imagenet_wnids
 from synreal.data.imageset import class_names
+from synreal.data.kind import kind_of
 from synreal.data.scenes import scene_set
 from synreal.data.tasks import Counts, catalogue_set, of_classes, open_task
 from synreal.errors import InputError
@@ -66,6 +67,7 @@ def test_what_is_reported_is_the_official_test_split(aircraft, flowers):
     assert numbers(benchmark("flowers", flowers, "test")) == [5, 6, 7, 8, 9]
     task = open_task(f"flowers:{flowers}")
     assert [numbers(part) for part in (task.train, task.val, task.test)] == [[1, 2], [3, 4], [5, 6, 7, 8, 9]]
+    assert kind_of(task.test) == kind_of(benchmark("aircraft", aircraft, "val")) == "real"
     assert task.test["label"][:] == [1, 0, 1, 0, 1] and task.class_names[0] == "pink primrose"
 
 

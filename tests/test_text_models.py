@@ -2,21 +2,25 @@
 
 import json
 import math
+import shutil
 
 import datasets
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from accelerate import debug_launcher
+from accelerate.state import AcceleratorState
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from synreal.errors import InputError
 from synreal.text.gpt2 import gpt2_config, head_of, load_gpt2, load_with_tokenizer, new_gpt2
+from synreal.text.lacks import sweep
 from synreal.text.rows import IGNORED, cut_alike, encode, pack, training_rows
 from synreal.text.sample import Sampling, continue_texts, first_words, sample_texts
-from synreal.text.score import Losses, held_out, losses, scored
+from synreal.text.score import Held, Losses, held_out, losses, scored
 from synreal.text.tokenizer import END, learn_tokenizer, load_tokenizer
 from synreal.text.train import Looks, next_token_loss, pretrained, token_losses, tuned
 from synreal.train.recipes import Recipe
@@ -145,6 +149,33 @@ def test_pretraining_and_tuning_are_kept_and_repeatable(tmp_path, config, rows, 
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
 
 
+def trained_together(work, config, rows):
+    torch.set_num_threads(1)
+    AcceleratorState._reset_state(reset_partial_state=True)  # the parent's, which knows one process
+    start = pretrained(config, rows, RECIPE, work)
+    tuned(start, rows, "full", RECIPE, work)
+    scored(
+        start,
+        Held(
+            "test", rows, torch.zeros(len(rows), dtype=torch.long), pd.DataFrame({"texts": [1], "bytes": [1]})
+        ),
+    )
+
+
+def test_two_processes_train_one_network(tmp_path, config, rows, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # threads do not come along with a fork
+    config = GPT2Config(**config.to_dict() | {f"{part}_pdrop": 0.0 for part in ("resid", "embd", "attn")})
+    debug_launcher(trained_together, (tmp_path / "two", config, rows), num_processes=2)
+    start = pretrained(config, rows, RECIPE, tmp_path / "one")
+    alone = start, tuned(start, rows, "full", RECIPE, tmp_path / "one")
+    together = sorted((tmp_path / "two").iterdir(), key=lambda made: (made / "curve.csv").exists())
+    assert together[0].name == start.name and len(together) == 2
+    for one, two in zip(alone, together, strict=True):
+        other = load_gpt2(two).state_dict()
+        for name, values in load_gpt2(one).state_dict().items():
+            torch.testing.assert_close(other[name], values, atol=1e-4, rtol=0)
+
+
 def test_a_curve_is_kept_for_the_text_and_the_steps_it_was_watched_at(tmp_path, config, rows):
     start = pretrained(config, rows, RECIPE, tmp_path)
 
@@ -263,6 +294,34 @@ def test_sampled_texts_carry_where_they_come_from(tmp_path, folder):
     )
     with pytest.raises(InputError, match="temperature 0.9, now 0.5"):
         sample_texts(folder, prompts, Sampling(0.5, 0.8, seed=1), tmp_path / "kept")
+
+
+def test_another_tokenizer_beside_the_same_weights_is_another_generator(tmp_path, folder, monkeypatch):
+    monkeypatch.setenv("SYNREAL_CACHE", str(tmp_path / "cache"))
+    generator = tmp_path / "generator"
+    shutil.copytree(folder, generator)
+    prompts = ["The cat", "The dog"]
+    swept = sweep(generator, prompts, [1.0], 0.9, seed=0)["T = 1"]
+    sample_texts(generator, prompts, Sampling(), tmp_path / "kept")
+    file = generator / "tokenizer.json"
+    table = json.loads(file.read_text())
+    words = table["model"]["vocab"]
+    words["x"], words["y"] = words["y"], words["x"]
+    file.write_text(json.dumps(table))
+    with pytest.raises(InputError, match="holds a run made from other inputs: tokenizer "):
+        sample_texts(generator, prompts, Sampling(), tmp_path / "kept")
+    again = sweep(generator, prompts, [1.0], 0.9, seed=0)["T = 1"]
+    assert len(list((tmp_path / "cache" / "texts").iterdir())) == 2
+    swapped = str.maketrans("xy", "yx")
+    assert [text.translate(swapped) for text in again["text"]] == swept["text"][:]
+    assert again["generator"][:] == swept["generator"][:]  # which names the weights
+
+
+def test_tuning_starts_from_the_weights_and_not_from_a_name(tmp_path, config, rows):
+    for seed in (0, 1):
+        new_gpt2(config, seed).save_pretrained(tmp_path / str(seed) / "gpt2")
+    one, two = (tuned(tmp_path / s / "gpt2", rows, "full", RECIPE, tmp_path / "work") for s in "01")
+    assert one != two
 
 
 def test_sampling_that_makes_no_sense():

@@ -7,9 +7,9 @@ import torch
 from synreal.paths import zoo_dir
 from synreal.text import zoo
 from synreal.text.austen import austen
-from synreal.text.gpt2 import load_with_tokenizer
+from synreal.text.gpt2 import fingerprint, load_with_tokenizer
 from synreal.text.guard import check_disjoint
-from synreal.text.sample import Sampling, fingerprint, first_words, sample_texts
+from synreal.text.sample import Sampling, first_words, sample_texts
 from synreal.text.score import held_out, losses
 from synreal.text.sources import load_texts
 from synreal.text.tokenizer import END

@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from synreal.data.imageset import class_names, to_arrays
+from synreal.data.kind import kind_of
 from synreal.data.transfer import drawn_digits, handwritten_digits, transfer_set
 from synreal.errors import InputError
 
@@ -13,6 +14,7 @@ def test_handwritten_digits_are_split_without_overlap():
     train, test = (handwritten_digits(split) for split in ("train", "test"))
     assert (len(train), len(test)) == (900, 897) and class_names(train) == list("0123456789")
     assert not set(train["id"]) & set(test["id"])
+    assert kind_of(train) == "real" and kind_of(drawn_digits(2)) == "synthetic"
     images, labels = to_arrays(test)
     assert images.shape == (897, 32, 32, 3) and images.dtype == np.uint8
     assert (images[..., 0] == images[..., 1]).all() and images.max() == 255
@@ -49,13 +51,14 @@ def test_eurosat_is_split_once_by_class(tmp_path):
     train, test = (transfer_set(f"eurosat:{tmp_path}", split) for split in ("train", "test"))
     assert (len(train), len(test)) == (16, 4) and class_names(test) == ["Forest", "River"]
     assert not set(train["id"]) & set(test["id"]) and sorted(test["label"]) == [0, 0, 1, 1]
+    assert kind_of(train) == "real"
 
 
 def test_caltech101_leaves_the_background_out(tmp_path):
     folder = tmp_path / "caltech101" / "101_ObjectCategories"
     write_classes(folder, ["BACKGROUND_Google", "ant", "chair"], 5)
     test = transfer_set(f"caltech101:{tmp_path}", "test")
-    assert class_names(test) == ["ant", "chair"] and len(test) == 2
+    assert class_names(test) == ["ant", "chair"] and len(test) == 2 and kind_of(test) == "real"
     images, labels = to_arrays(test)
     assert (images[:, 0, 0, 0] > 20).all() and labels.tolist() == [0, 1]
 

@@ -12,6 +12,7 @@ from torchvision.datasets import DTD, FGVCAircraft, Flowers102, StanfordCars
 from synreal.data.folders import from_paths
 from synreal.data.imagenet import imagenet1k
 from synreal.data.imageset import finish_image_set
+from synreal.data.kind import not_generated
 from synreal.data.labels import classify
 from synreal.errors import InputError
 
@@ -58,4 +59,4 @@ def _official(name: str, root: Path, split: Split) -> Dataset:
     paths = [Path(path).relative_to(root).as_posix() for path, _ in pairs]
     labels = pd.Series([int(label) for _, label in pairs])
     images = from_paths(root, paths, paths, labels, pd.DataFrame(index=labels.index))
-    return finish_image_set(classify(images, list(source.classes), name), f"{name} {split}")
+    return not_generated(finish_image_set(classify(images, list(source.classes), name), f"{name} {split}"))

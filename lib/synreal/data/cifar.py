@@ -7,6 +7,7 @@ import datasets
 import torchvision
 
 from synreal.data.imageset import Unreadable, finish_image_set, from_arrays, load_image_set
+from synreal.data.kind import not_generated
 from synreal.errors import InputError
 
 TORCHVISION_FOLDER = torchvision.datasets.CIFAR10.base_folder
@@ -31,10 +32,12 @@ def cifar10(
         raise InputError(f"split: found {split!r}, expected 'train' or 'test'")
     parquet = root / f"{split}.parquet"
     if download or (root / TORCHVISION_FOLDER).is_dir():
-        return finish_image_set(_from_torchvision(root, split, download), f"CIFAR-10 {split}", unreadable)
+        ds = finish_image_set(_from_torchvision(root, split, download), f"CIFAR-10 {split}", unreadable)
+        return not_generated(ds)
     if parquet.is_file():
         ds = load_image_set(parquet, unreadable=unreadable)
-        return ds.remove_columns("source").add_column("source", [f"CIFAR-10 {split}"] * len(ds))
+        named = ds.remove_columns("source").add_column("source", [f"CIFAR-10 {split}"] * len(ds))
+        return not_generated(named)
     raise InputError(
         f"{root}: neither {TORCHVISION_FOLDER}/ nor {parquet.name}; expected one of them; give the folder "
         "that holds it, or ask for the download"

@@ -12,6 +12,7 @@ import pandas as pd
 
 from synreal.data.folders import check_class_folders, from_paths, list_images, split_folder
 from synreal.data.imageset import Unreadable, finish_image_set
+from synreal.data.kind import not_generated
 from synreal.data.labels import classify, shorten
 from synreal.errors import InputError
 
@@ -167,4 +168,4 @@ def _finish(
     ds = from_paths(
         tree, images["path"].tolist(), images["id"].tolist(), labels, pd.DataFrame(index=images.index)
     )
-    return finish_image_set(classify(ds, names, title), title, unreadable)
+    return not_generated(finish_image_set(classify(ds, names, title), title, unreadable))

@@ -3,7 +3,7 @@
 Columns: `image` (datasets.Image), `label` (ClassLabel), `id` (string, different in every row), `source`
 (string), and any others: caption, factor columns, `cluster` (a name that images share which are not
 independent, such as the photograph they show), and for generated images prompt, seed, generator and
-guidance_scale.
+guidance_scale. An image without a name in column `generator` is real; see `synreal.data.kind`.
 """
 
 import warnings

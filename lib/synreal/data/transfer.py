@@ -18,6 +18,7 @@ from torchvision.datasets import Caltech101, EuroSAT
 
 from synreal.data.folders import from_paths
 from synreal.data.imageset import finish_image_set, from_arrays, load_image_set
+from synreal.data.kind import not_generated
 from synreal.data.labels import classify
 from synreal.errors import InputError
 from synreal.paths import expanded, located
@@ -58,17 +59,19 @@ def handwritten_digits(split: Split, size: int = 32) -> Dataset:
     """1,797 digits written by 13 people, as white on black RGB images of `size` pixels."""
     raw = load_digits()
     rows = np.arange(len(raw.target))[:TUNED] if split == "train" else np.arange(len(raw.target))[TUNED:]
-    images = [cv2.resize(raw.images[row], (size, size), interpolation=cv2.INTER_CUBIC) for row in rows]
-    grey = np.clip(np.stack(images) * (255 / 16), 0, 255).astype(np.uint8)
+    resized = [cv2.resize(raw.images[row], (size, size), interpolation=cv2.INTER_CUBIC) for row in rows]
+    grey = np.clip(np.stack(resized) * (255 / 16), 0, 255).astype(np.uint8)
     columns = {"id": [f"digits-{row:04d}" for row in rows], "source": ["handwritten digits"] * len(rows)}
-    return from_arrays(np.repeat(grey[..., None], 3, axis=3), raw.target[rows], DIGITS, columns)
+    images = np.repeat(grey[..., None], 3, axis=3)
+    return not_generated(from_arrays(images, raw.target[rows], DIGITS, columns))
 
 
 def drawn_digits(count: int, seed: int = 0, size: int = 32) -> Dataset:
     """Digits in stroke fonts, of varied size, width and place: what a program makes of the class names."""
     rng = np.random.default_rng(seed)
     images = [_draw(row % 10, rng, size) for row in range(count)]
-    columns = {"id": [f"drawn-{seed}-{row:05d}" for row in range(count)], "source": ["drawn digits"] * count}
+    columns = {"id": [f"drawn-{seed}-{row:05d}" for row in range(count)]}
+    columns |= {"source": ["drawn digits"] * count, "generator": ["stroke fonts"] * count}
     return from_arrays(np.stack(images), [row % 10 for row in range(count)], DIGITS, columns)
 
 
@@ -93,7 +96,7 @@ def _from_torchvision(name: str, root: Path, split: Split) -> Dataset:
     rows = np.sort(parts[SPLITS.index(split)])
     chosen = [paths[row] for row in rows]
     ds = from_paths(root, chosen, chosen, pd.Series(labels)[rows], pd.DataFrame(index=rows))
-    return finish_image_set(classify(ds, names, name), f"{name} {split}")
+    return not_generated(finish_image_set(classify(ds, names, name), f"{name} {split}"))
 
 
 def _caltech101(root: Path) -> Listing:

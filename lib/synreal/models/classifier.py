@@ -41,12 +41,14 @@ class Classifier(ABC):
 
     @property
     def model_hash(self) -> str:
-        """16 hexadecimal digits of the weights as they are now and of the card's fields that shape answers.
+        """16 hexadecimal digits of the weights as they are now and of all else that shapes answers.
+
+        That is fields of the card, and the tokenizer in a folder that the card names.
 
         The same in every process and on every device; half-precision storage changes it, since it changes
         the weights.
         """
-        return weights_hash(self.module.state_dict(), json.dumps(_shaping_fields(self.card), sort_keys=True))
+        return weights_hash(self.module.state_dict(), self._beside_weights())
 
     @property
     def preprocess_hash(self) -> str:
@@ -63,6 +65,9 @@ class Classifier(ABC):
         Neither is scaled to unit length.
         """
         return self._in_batches(self._features, images, batch_size)
+
+    def _beside_weights(self) -> str:
+        return json.dumps(_shaping_fields(self.card), sort_keys=True)
 
     @abstractmethod
     def _scores(self, pixels: Tensor) -> Tensor: ...

@@ -14,6 +14,7 @@ from synreal.errors import InputError
 from synreal.models.card import Card
 from synreal.models.classifier import Classifier
 from synreal.models.preprocess import Preprocess
+from synreal.models.tokens import tokenizer_hash
 
 Tokenizer = Callable[[list[str]], Tensor]  # texts -> token ids [N, context length]
 
@@ -32,6 +33,10 @@ class ZeroShotClassifier(Classifier):
         super().__init__(card, module, class_names, preprocess)
         prompts = [card.prompt_names.get(name, name) for name in class_names]
         self.text_head = zero_shot_head(module, load_tokenizer(card, module), prompts, card.templates)
+
+    def _beside_weights(self) -> str:
+        tokens = tokenizer_hash(_tokenizer_folder(self.card)) if self.card.tokenizer else ""
+        return super()._beside_weights() + tokens
 
     def _scores(self, pixels: Tensor) -> Tensor:
         image = F.normalize(self.module.encode_image(pixels), dim=-1)

@@ -1,6 +1,7 @@
 """GPT-2 networks: made anew from a config, and loaded from a folder, both with their tokenizer."""
 
 import copy
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,11 @@ def load_gpt2(folder: str | Path) -> GPT2LMHeadModel:
         str(folder), local_files_only=True, use_safetensors=True, dtype=torch.float32
     )
     return model.eval()
+
+
+def fingerprint(folder: str | Path) -> str:
+    """16 hexadecimal digits of the weights in a folder."""
+    return hashlib.sha256((Path(folder) / "model.safetensors").read_bytes()).hexdigest()[:16]
 
 
 def fastest_device() -> str:

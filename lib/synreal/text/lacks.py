@@ -9,9 +9,11 @@ import pandas as pd
 from torch import nn
 from transformers import PreTrainedTokenizerFast
 
+from synreal.models.tokens import tokenizer_hash
 from synreal.paths import cache_dir
+from synreal.text.gpt2 import fingerprint
 from synreal.text.measures import COVERAGE, Parts, compare, coverage, measure_texts, same_amount, words_of
-from synreal.text.sample import Sampling, digest_of, fingerprint, sample_texts
+from synreal.text.sample import Sampling, digest_of, sample_texts
 from synreal.text.score import held_out, losses
 
 JUDGED = "judged loss"
@@ -52,9 +54,10 @@ def sweep(
 ) -> dict[str, datasets.Dataset]:
     """The same prompts at several temperatures, by name ("T = 0.5"); kept in the cache."""
     sets = {}
+    made_by = f"{fingerprint(generator)}-{tokenizer_hash(generator)}"
     for temperature in temperatures:
         sampling = Sampling(temperature, top_p, seed)
-        name = f"{fingerprint(generator)}-{digest_of(prompts)}-{temperature:g}-{top_p:g}-{seed}"
+        name = f"{made_by}-{digest_of(prompts)}-{temperature:g}-{top_p:g}-{seed}"
         sets[f"T = {temperature:g}"] = sample_texts(
             generator, prompts, sampling, cache_dir() / "texts" / name
         )

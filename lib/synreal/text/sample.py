@@ -14,7 +14,8 @@ from transformers import DynamicCache, GPT2LMHeadModel, PreTrainedTokenizerFast
 from transformers.generation import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
 
 from synreal.errors import InputError
-from synreal.text.gpt2 import fastest_device, load_with_tokenizer
+from synreal.models.tokens import tokenizer_hash
+from synreal.text.gpt2 import fastest_device, fingerprint, load_with_tokenizer
 from synreal.text.rows import Tokens, encode
 from synreal.train.state import note_run
 
@@ -52,12 +53,14 @@ def sample_texts(
 
     Columns: text, id, cluster (the id), source, prompt, seed, generator (its weights' sha256, 16 digits),
     temperature, top_p. A text ends where the network says so, or where its context does. With a `folder`,
-    batches are kept there, and an interrupted run goes on; one made of something else is refused.
+    batches are kept there, and an interrupted run goes on; one made of something else, the tokenizer beside
+    the weights among it, is refused.
     """
     model, tokenizer = load_with_tokenizer(generator)
     model.to(fastest_device())
     made_by = fingerprint(generator)
-    inputs = asdict(sampling) | {"generator": made_by, "prompts": digest_of(prompts)}
+    inputs = asdict(sampling) | {"generator": made_by, "tokenizer": tokenizer_hash(generator)}
+    inputs |= {"prompts": digest_of(prompts)}
     if folder:
         note_run(folder / "settings.json", inputs)
     encoded = encode(prompts, tokenizer)
@@ -70,11 +73,6 @@ def sample_texts(
             rows.append({"text": text, "id": name, "cluster": name, "prompt": prompt, "seed": seed})
     same = {"generator": made_by, "temperature": sampling.temperature, "top_p": sampling.top_p}
     return datasets.Dataset.from_list([row | {"source": "synthetic"} | same for row in rows])
-
-
-def fingerprint(folder: str | Path) -> str:
-    """16 hexadecimal digits of the weights in a folder."""
-    return hashlib.sha256((Path(folder) / "model.safetensors").read_bytes()).hexdigest()[:16]
 
 
 def _batch(

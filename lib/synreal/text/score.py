@@ -65,7 +65,7 @@ def mean_loss(model: nn.Module, held: Held) -> float:
 
 
 def scored(folder: Path, held: Held) -> pd.DataFrame:
-    """`losses` of the network in a folder, kept beside it; the main one of several processes computes them."""
+    """`losses` of the network in a folder, kept beside it; of several processes the main one computes."""
     file = folder / f"losses-{digest(held.rows)}.parquet"
     if processes().is_main_process and not file.exists():
         partial = file.with_suffix(".partial")

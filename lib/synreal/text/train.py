@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from synreal.errors import InputError
-from synreal.text.gpt2 import head_of, load_gpt2, new_gpt2
+from synreal.text.gpt2 import fingerprint, head_of, load_gpt2, new_gpt2
 from synreal.text.rows import IGNORED
 from synreal.train.curve import Watch
 from synreal.train.loop import Loss, device_of, fit
@@ -81,7 +81,7 @@ def tuned(
     curve.csv in it holds what the looks saw.
     """
     check_method(method, load_gpt2(start).config)
-    inputs: dict[str, Any] = {"start": start.name, "rows": digest(rows), "method": method}
+    inputs: dict[str, Any] = {"start": fingerprint(start), "rows": digest(rows), "method": method}
     inputs |= {"recipe": asdict(recipe), "looks": [looks.of, looks.every] if looks else None}
     out = work / _name(inputs)
     if not out.exists():

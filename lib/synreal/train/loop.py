@@ -50,8 +50,8 @@ def fit(
     With a `folder`, the whole state is kept there every `checkpoint_every` steps and an interrupted run goes
     on from it, to the identical result with as many processes; a folder that holds another recipe is refused.
 
-    Raises InputError as `processes` does and for fewer rows in a step than processes, and Diverged when the
-    loss or its gradient is no longer finite, before that step changes the model; it names the last state kept.
+    Raises InputError as `processes` does and for fewer rows in a step than processes; Diverged when the loss
+    or its gradient is no longer finite, before that step changes the model; the last state kept is named.
     """
     together = processes()
     batches = Batches(count, recipe, fetch, together.process_index, together.num_processes)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from synreal.data.fingerprint import image_set_hash
 from synreal.data.imageset import class_names
+from synreal.data.kind import kind_of
 from synreal.errors import InputError
 from synreal.models.card import CARD_FILE, Card, load_card
 from synreal.models.classifier import Classifier
@@ -194,7 +195,7 @@ def _contrastive(classifier: ZeroShotClassifier, data: TuningData) -> Loss:
 def _training(card: Card, images: Dataset, method: Method, recipe: Recipe) -> dict[str, Any]:
     return {
         "tuned_from": card.name,
-        "source": _source(images),
+        "source": kind_of(images),
         "images": len(images),
         "method": method,
         "steps": recipe.steps,
@@ -203,17 +204,3 @@ def _training(card: Card, images: Dataset, method: Method, recipe: Recipe) -> di
         "seed": recipe.seed,
         "before": card.training,
     }
-
-
-def _source(images: Dataset) -> str:
-    """real, synthetic or mixed, as far as the set itself says; else unknown.
-
-    A generated image names its generator, and one without a name in that column is real.
-    """
-    if "generator" in images.column_names:
-        kinds = {"real" if generator is None else "synthetic" for generator in images["generator"][:]}
-    else:
-        kinds = set(images["source"][:])
-    if not kinds <= {"real", "synthetic"}:
-        return "unknown"
-    return kinds.pop() if len(kinds) == 1 else "mixed"
