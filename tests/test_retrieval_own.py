@@ -1,6 +1,7 @@
 """Retrieval and its chapter on one's own tasks, corpora and classes; what is refused before embedding."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -10,16 +11,18 @@ from PIL import Image
 from synreal.book import retrieval_inputs as inputs
 from synreal.book import runner
 from synreal.book.record import read_results
+from synreal.book.retrieval_sets import Sources
 from synreal.data.imageset import from_arrays
 from synreal.data.scenes import scene_set
-from synreal.data.tasks import Counts, open_task
+from synreal.data.tasks import Counts, of_classes, open_task
 from synreal.errors import InputError
-from synreal.retrieve.candidates import refuse_unmatched
+from synreal.retrieve.candidates import need_captions, refuse_unmatched
 from synreal.retrieve.corpus import check_corpus, open_corpus
 from synreal.retrieve.lookup import Lookup
 from synreal.retrieve.manifest import MANIFEST, save_retrieved
 from synreal.retrieve.match import ClassQuery
 from synreal.retrieve.retrieve import retrieve
+from synreal.train.adapt import SCENES as SCENES_RECIPE
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 16, 16, 3), dtype=np.uint8)
 SCENES = Counts(20, 20, 60)
@@ -63,9 +66,20 @@ def test_splits_of_other_classes_are_refused(own):
         open_task(f"mine:{own}")
 
 
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_test_images_among_the_others_of_ones_own_task_are_refused(own, split):
+    write_split(own / "val", ("red", "blue"), 3, 7)
+    copied = Image.open(own / "test" / "red" / "3.png")
+    copied.save(own / split / "red" / "copy.bmp")
+    with pytest.raises(InputError, match=rf"1 of 20 test .* in {split}: \[mine/test/red/3.png\]"):
+        open_task(f"mine:{own}")
+
+
 def test_a_class_inside_anothers_name_excludes_it():
     queries = {query.name: query.exclude for query in Lookup().queries(["shirt", "t-shirt", "coat"])}
     assert queries == {"shirt": ("t-shirt",), "t-shirt": (), "coat": ()}
+    unmatched = Lookup(matcher="none", nearest=3).queries(["shirt", "t-shirt"])
+    assert [query.exclude for query in unmatched] == [(), ()]
 
 
 def test_a_file_of_classes_gives_the_queries_in_the_order_asked_for(tmp_path):
@@ -105,8 +119,15 @@ def test_a_class_that_no_caption_speaks_of_is_named_before_anything_is_embedded(
     with pytest.raises(InputError, match=r"classes that match nothing: \[t-shirt, .*sandal"):
         inputs.check_corpus_for(corpus, Lookup(), tasks)
     inputs.check_corpus_for(corpus, Lookup(nearest=3), tasks)  # neighbours there are for every class
-    with pytest.raises(InputError, match="needs a column caption"):
-        refuse_unmatched(corpus.remove_columns("caption"), [ClassQuery(name="coat")], "tokens")
+    plain, without = corpus.remove_columns("caption"), [ClassQuery(name="coat", exclude=("bag",))]
+    for refused in (
+        lambda: inputs.check_corpus_for(plain, Lookup(nearest=3), tasks),
+        lambda: refuse_unmatched(plain, without, "tokens"),
+        lambda: need_captions(plain, without, None),
+    ):
+        with pytest.raises(InputError, match="need a column caption"):
+            refused()
+    inputs.check_corpus_for(plain, Lookup(matcher="none", nearest=3), tasks)
 
 
 def test_parameters_that_do_not_fit_the_tasks_are_refused(own):
@@ -127,9 +148,18 @@ def test_budgets_that_cannot_be_filled_are_refused():
     tasks = [open_task(name, SCENES) for name in ("scenes", "catalogue", "scenes:tops")]
     inputs.check_sizes(tasks, [10, 40], [16], 4)
     for budgets, parts, message in (
-        ([50], [16], r"budgets: found \[50\], expected numbers from 1 to 40: per_class 4 .* all classes"),
+        (
+            [50],
+            [16],
+            r"budgets: found \[50\], expected different numbers from 1 to 40: per_class 4 .* all classes",
+        ),
         ([0, 10], [16], r"budgets: found \[0, 10\]"),
-        ([10], [], r"part_budgets: found \[\], expected numbers from 1 to 16: per_class 4 .* of tops"),
+        ([10, 10], [16], r"budgets: found \[10, 10\]"),
+        (
+            [10],
+            [],
+            r"part_budgets: found \[\], expected different numbers from 1 to 16: per_class 4 .* of tops",
+        ),
     ):
         with pytest.raises(InputError, match=message):
             inputs.check_sizes(tasks, budgets, parts, 4)
@@ -137,11 +167,49 @@ def test_budgets_that_cannot_be_filled_are_refused():
 
 def test_a_perturbation_without_generator_or_fine_group_is_refused(own, tmp_path):
     scenes = [open_task("scenes", SCENES)]
-    inputs.check_perturbation(scenes, "zoo/generator", "scenes", "tops")
-    with pytest.raises(InputError, match="fine_group: found 'bags', expected one of .*tops"):
-        inputs.check_perturbation(scenes, "zoo/generator", "scenes", "bags")
-    with pytest.raises(InputError, match="holds no weights"):
-        inputs.check_perturbation(scenes, str(tmp_path / "none"), "scenes", "tops")
+    partly = tmp_path / "groups.yaml"
+    partly.write_text("name: partly\ngroups: {few: [coat, bag]}")
+    inputs.check_perturbation(scenes, "zoo/generator", "scenes", "tops", [0.2, 1.0], 5)
+    for generator, hierarchy, group, strengths, message in (
+        ("zoo/generator", "scenes", "bags", [0.5], "fine_group: found 'bags', expected one of .*tops"),
+        ("zoo/generator", str(partly), "few", [0.5], "partly.* are in no group"),
+        ("zoo/generator", "scenes", "tops", [], "strengths: found none"),
+        ("zoo/generator", "scenes", "tops", [0.5, 0.1], "strength: found 0.1 of 5 steps"),
+        (str(tmp_path / "none"), "scenes", "tops", [0.5], "holds no weights"),
+        ("zoo/generator-sing", "scenes", "tops", [0.5], "no model_index.json"),
+    ):
+        with pytest.raises(InputError, match=message):
+            inputs.check_perturbation(scenes, generator, hierarchy, group, strengths, 5)
+
+
+def test_trainings_without_seed_or_checkpoint_are_refused(own):
+    tasks = [open_task(f"mine:{own}")]
+    inputs.check_trainings("CLIP-Real-24k", tasks, SCENES_RECIPE, 1)
+    with pytest.raises(InputError, match="seeds: found 0"):
+        inputs.check_trainings("CLIP-Real-24k", tasks, SCENES_RECIPE, 0)
+    with pytest.raises(InputError, match="no card named 'CLIP'"):
+        inputs.check_trainings("CLIP", tasks, SCENES_RECIPE, 1)
+    with pytest.raises(InputError, match="settings were chosen on scenes/val"):
+        inputs.check_trainings("CLIP-Real-24k", [replace(tasks[0], reported="scenes/val")], SCENES_RECIPE, 1)
+
+
+def test_too_few_images_left_are_named_by_kind_before_training(own):
+    mine = open_task(f"mine:{own}")
+    part = replace(mine, name="part", test=of_classes(mine.test, ["red"]))
+    unused = pd.DataFrame()
+    sources = Sources((mine, part), None, mine.train, mine.test, unused, {}, {})
+    inputs.check_left([sources], [4, 16], [8], perturbed=16)
+    for budgets, parts, perturbed, message in (
+        ([4, 17], [8], None, "budgets: found 17, expected 1 to 16, the retrieved images left .* of mine"),
+        ([16], [9], None, "part_budgets: found 9, expected 1 to 8, the retrieved images left .* of part"),
+        ([16], [8], 17, "perturbed: found 17, expected 1 to 16"),
+        ([16], [8], 0, "perturbed: found 0, expected 1 to 16"),
+    ):
+        with pytest.raises(InputError, match=message):
+            inputs.check_left([sources], budgets, parts, perturbed)
+    none = replace(sources, synthetic=mine.test.select([]))
+    with pytest.raises(InputError, match="budgets: found 4, expected 1 to 0, the synthetic images left"):
+        inputs.check_left([none], [4], [4])
 
 
 def test_a_retrieved_set_is_a_corpus_again(tmp_path):

@@ -82,6 +82,14 @@ def test_the_command_searches_by_meaning(retrieve, encoder, tmp_path):
     assert "Of the truly nearest neighbours" in (tmp_path / "out" / "summary.md").read_text()
 
 
+def test_a_corpus_without_captions_is_not_embedded_to_be_matched(retrieve, encoder, tmp_path):
+    corpus().remove_columns("caption").to_parquet(tmp_path / "pool.parquet")
+    status, _, told = retrieve(*card(encoder), "--nearest", 3)
+    assert status == 2 and "need a column caption" in told
+    assert not (tmp_path / "cache" / "embeddings").exists()
+    assert retrieve(*card(encoder), "--nearest", 5, "--matcher", "none", "--allow-fewer")[0] == 0
+
+
 def test_contamination_is_judged_by_the_checkpoint(retrieve, encoder, tmp_path):
     near = np.clip(PIXELS[[2]].astype(int) + 1, 0, 255).astype(np.uint8)
     from_arrays(near, [0], ["x"], {"id": ["near"]}).to_parquet(tmp_path / "test.parquet")

@@ -69,7 +69,7 @@ def retrieve(
         top_share=top_share, near_duplicate=near_duplicate, contamination=contamination,
     )  # fmt: skip
     from synreal.data.worlds import open_world
-    from synreal.retrieve.candidates import refuse_unmatched
+    from synreal.retrieve.candidates import need_captions, refuse_unmatched
     from synreal.retrieve.corpus import MissingImages
     from synreal.retrieve.encoder import Encoder
     from synreal.retrieve.filters import Filters
@@ -85,6 +85,7 @@ def retrieve(
     encoder = Encoder(checkpoint, device) if checkpoint else None
     pool = _opened(corpus, scenes, seed)
     matched_by, semantic = lookup.ways("caption" in pool.column_names)
+    need_captions(pool, queries, matched_by)
     if matched_by and not semantic and not allow_fewer:
         refuse_unmatched(pool, queries, matched_by)
     others = {n: open_world(place, scenes, seed, "none", n).images for n, place in places.items()}

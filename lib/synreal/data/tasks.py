@@ -13,6 +13,7 @@ from synreal.data.benchmarks import BENCHMARKS, benchmark
 from synreal.data.hierarchy import SCENES_HIERARCHY
 from synreal.data.imageset import class_names, from_arrays, load_image_set
 from synreal.data.labels import classify, shorten
+from synreal.data.overlap import pixel_hashes
 from synreal.data.scenes import scene_set
 from synreal.data.sprites import CLASS_NAMES, load_sprites
 from synreal.errors import InputError
@@ -87,7 +88,7 @@ def own_task(name: str, folder: Path) -> Task:
 
     Without val, one training image in five serves as such and is not trained on. An image's id is preceded by
     the task and the split, since folders repeat the names of files.
-    Raises InputError when a split is missing, or knows other classes than train.
+    Raises InputError when a split is missing, knows other classes than train, or shares pixels with test.
     """
     if missing := [split for split in ("train", "test") if not (folder / split).exists()]:
         raise InputError(
@@ -102,10 +103,24 @@ def own_task(name: str, folder: Path) -> Task:
             raise InputError(f"task {name}: train and {split} differ in the classes {shorten(sorted(odd))}")
         ids = [f"{name}/{split}/{key}" for key in images["id"]]
         splits[split] = of_classes(images.remove_columns("id").add_column("id", ids), names)
+    for split in there:
+        if split != "test":
+            _refuse_shared(name, split, splits[split], splits["test"])
     if "val" not in splits:
         held = np.arange(len(splits["train"])) % HELD_OUT == 0
         splits["val"], splits["train"] = (splits["train"].select(np.flatnonzero(k)) for k in (held, ~held))
     return Task(name, **splits, reported=f"{name}/test")
+
+
+def _refuse_shared(name: str, split: str, images: Dataset, test: Dataset) -> None:
+    """Test images that a probe learns from, or that settings are chosen on, would look too easy."""
+    shared = np.flatnonzero(np.isin(pixel_hashes(test), pixel_hashes(images)))
+    if len(shared):
+        ids = test.select(shared)["id"][:]
+        raise InputError(
+            f"task {name}: {len(ids)} of {len(test)} test images have the pixels of an image in {split}: "
+            f"{shorten(ids)}; leave them out of one of the two"
+        )
 
 
 def of_classes(images: Dataset, names: Sequence[str]) -> Dataset:

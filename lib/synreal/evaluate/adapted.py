@@ -63,7 +63,7 @@ def adapt_and_predict(
     chosen on them, as far as its card and `adaptation` say.
     """
     for task in tasks:
-        _refuse_known(checkpoint, task, adaptation)
+        refuse_known(checkpoint, task, adaptation)
     tuning = adaptation.tuning_of(len(images), seed)
     tuning = tuning if adapted else replace(tuning, steps=0)
     key = f"{_checkpoint_hash(checkpoint)}-{image_set_hash(images)}-{_hash(asdict(tuning))}"
@@ -82,7 +82,11 @@ def adapt_and_predict(
     ]
 
 
-def _refuse_known(checkpoint: str | Path, task: Task, adaptation: Adaptation) -> None:
+def refuse_known(checkpoint: str | Path, task: Task, adaptation: Adaptation) -> None:
+    """Raise InputError when checkpoint or settings know the split that the task reports on, or none is there.
+
+    As far as the checkpoint's card and `adaptation` say.
+    """
     if task.reported:
         refuse_learned(open_card(checkpoint), task.reported)
         if adaptation.chosen_on:

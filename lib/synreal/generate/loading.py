@@ -26,6 +26,15 @@ def load_pipeline(folder: str | Path, device: str | None = None) -> StableDiffus
     return load_diffusers(StableDiffusionPipeline, folder, device)
 
 
+def need_pipeline(folder: str | Path, kind: str) -> None:
+    """Raise InputError when `folder` holds no pipeline in diffusers' format."""
+    if not (Path(folder) / "model_index.json").exists():
+        raise InputError(
+            f"{folder}: no model_index.json; expected a folder saved by a diffusers pipeline. Put there the "
+            f"complete repository of a {kind}, with its weights as safetensors"
+        )
+
+
 def load_diffusers(
     kind: type[Pipeline], folder: str | Path, device: str | None = None, **parts: Any
 ) -> Pipeline:
@@ -33,11 +42,7 @@ def load_diffusers(
 
     `parts` replace parts of the pipeline, which are then not read.
     """
-    if not (Path(folder) / "model_index.json").exists():
-        raise InputError(
-            f"{folder}: no model_index.json; expected a folder saved by a diffusers pipeline. Put there the "
-            f"complete repository of a {kind.__name__}, with its weights as safetensors"
-        )
+    need_pipeline(folder, kind.__name__)
     half = next(Path(folder).glob("unet/*.fp16.safetensors"), None)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -41,10 +41,7 @@ def perturb(
         raise InputError(
             f"perturb: found {len(images)} images, {len(prompts)} prompts, {len(seeds)} seeds; one of each"
         )
-    if not 0 < strength <= 1 or int(steps * strength) < 1:
-        raise InputError(
-            f"strength: found {strength} of {steps} steps, expected above 0 and up to 1, and one step or more"
-        )
+    refuse_strength(strength, steps)
     images = _at_size_of(pipeline, images)
     done = []
     for first in range(0, len(images), batch_size):
@@ -60,6 +57,14 @@ def perturb(
         )
         done.append(output.images)
     return (np.concatenate(done) * 255).round().astype(np.uint8)
+
+
+def refuse_strength(strength: float, steps: int) -> None:
+    """Raise InputError for a strength that leaves no step of the sampler's `steps`, or exceeds 1."""
+    if not 0 < strength <= 1 or int(steps * strength) < 1:
+        raise InputError(
+            f"strength: found {strength} of {steps} steps, expected above 0 and up to 1, and one step or more"
+        )
 
 
 def perturbed_set(images: Dataset, generator: str | Path, strength: float, sampling: Sampling) -> Dataset:

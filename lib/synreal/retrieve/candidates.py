@@ -13,10 +13,19 @@ from synreal.retrieve.match import Captions, ClassQuery, Matcher
 from synreal.retrieve.semantic import Embedded, Semantic, nearest_to_classes
 
 
+def need_captions(corpus: Dataset, queries: Sequence[ClassQuery], matcher: Matcher | None) -> None:
+    """Raise InputError when captions must be read and the corpus has none."""
+    excludes = any(query.exclude for query in queries)
+    if (matcher or excludes) and "caption" not in corpus.column_names:
+        raise InputError(
+            "corpus: matching and exclusions need a column caption; search by image instead: no matcher, and "
+            "the nearest neighbours"
+        )
+
+
 def refuse_unmatched(corpus: Dataset, queries: Sequence[ClassQuery], matcher: Matcher) -> None:
     """Raise InputError naming the classes that no caption speaks of: soon known, unlike what CLIP finds."""
-    if "caption" not in corpus.column_names:
-        raise InputError("corpus: matching needs a column caption; search by image instead")
+    need_captions(corpus, queries, matcher)
     counts = np.bincount(_matched(corpus, queries, matcher)["label"], minlength=len(queries))
     refuse_empty([query.name for query, count in zip(queries, counts, strict=True) if count == 0])
 
@@ -25,8 +34,8 @@ def refuse_empty(names: Sequence[str]) -> None:
     """Raise InputError when there are classes that match nothing."""
     if names:
         raise InputError(
-            f"classes that match nothing: {shorten(names, 20)}; give them synonyms or another matcher, or go "
-            "on without them with allow_fewer"
+            f"classes that match nothing: {shorten(names, 20)}; give them synonyms or another matcher, "
+            "search by image too, or go on without them: leave them out, or allow_fewer where it can be given"
         )
 
 

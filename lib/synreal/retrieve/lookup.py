@@ -42,12 +42,14 @@ class Lookup:
     def queries(self, names: Sequence[str]) -> list[ClassQuery]:
         """A query for each of these classes; InputError where the file lacks one.
 
-        Without a file, a class whose name is part of another's excludes that one ("shirt" is no "t-shirt").
+        Without a file, a class whose name is part of another's excludes that one ("shirt" is no "t-shirt")
+        where captions are matched; without a matcher, a corpus needs no captions.
         """
         if not self.classes:
+            longer = {name: tuple(n for n in names if name in n and n != name) for name in names}
+            matched = self.matcher != "none"
             return [
-                ClassQuery(name=name, synonyms=(), exclude=tuple(n for n in names if name in n and n != name))
-                for name in names
+                ClassQuery(name=name, synonyms=(), exclude=longer[name] if matched else ()) for name in names
             ]
         by_name = {query.name: query for query in read_classes(located(self.classes))}
         if lacking := [name for name in names if name not in by_name]:

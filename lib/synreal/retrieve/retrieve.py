@@ -12,7 +12,7 @@ from datasets import ClassLabel, Dataset
 from synreal.data.overlap import Descriptor
 from synreal.errors import InputError
 from synreal.retrieve import filters as stages
-from synreal.retrieve.candidates import count_ways, find_all, rank, refuse_empty
+from synreal.retrieve.candidates import count_ways, find_all, need_captions, rank, refuse_empty
 from synreal.retrieve.corpus import check_corpus
 from synreal.retrieve.decontaminate import reject_contaminated
 from synreal.retrieve.filters import NO_FILTERS, PAPER_FILTERS, Filters
@@ -48,9 +48,7 @@ class Request:
             raise InputError(f"per_class: found {self.per_class}, expected 1 or more")
         if self.matcher is None and self.semantic is None:
             raise InputError("matcher and semantic are both None; name at least one way to find images")
-        excludes = any(query.exclude for query in self.queries)
-        if (self.matcher or excludes) and "caption" not in corpus.column_names:
-            raise InputError("corpus: matching and exclusions need a column caption; search by image instead")
+        need_captions(corpus, self.queries, self.matcher)
         self._check_embedded()
         check_corpus(corpus)
         if self.embedded is not None:
