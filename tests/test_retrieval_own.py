@@ -71,7 +71,7 @@ def test_test_images_among_the_others_of_ones_own_task_are_refused(own, split):
     write_split(own / "val", ("red", "blue"), 3, 7)
     copied = Image.open(own / "test" / "red" / "3.png")
     copied.save(own / split / "red" / "copy.bmp")
-    with pytest.raises(InputError, match=rf"1 of 20 test .* in {split}: \[mine/test/red/3.png\]"):
+    with pytest.raises(InputError, match=rf"task mine, {split}: 1 of 20 test .*: \[mine/test/red/3.png\]"):
         open_task(f"mine:{own}")
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from datasets import Dataset
 
-from synreal.book.retrieval_sets import Sources, families, named_hierarchy
+from synreal.book.retrieval_sets import Sources, budgets_of, families, named_hierarchy
 from synreal.data.imageset import class_names
 from synreal.data.labels import shorten
 from synreal.data.tasks import Task
@@ -54,8 +54,7 @@ def check_sizes(
     """Raise InputError for a budget said twice, or that `per_class` images of each class cannot fill."""
     for family in families(tasks):
         for task in family:
-            alike = task.class_names == family[0].class_names
-            asked, sizes = ("budgets", budgets) if alike else ("part_budgets", part_budgets)
+            asked, sizes = budgets_of(task, family[0], budgets, part_budgets)
             most = per_class * len(task.class_names)
             different = len(set(sizes)) == len(sizes)
             if not sizes or not different or not 1 <= min(sizes) <= max(sizes) <= most:
@@ -83,8 +82,7 @@ def check_left(
     for part in sources:
         kinds = {"retrieved": part.retrieved, "synthetic": part.synthetic}
         for task in part.tasks:
-            alike = task.class_names == part.tasks[0].class_names
-            asked, sizes = ("budgets", budgets) if alike else ("part_budgets", part_budgets)
+            asked, sizes = budgets_of(task, part.tasks[0], budgets, part_budgets)
             for kind, images in kinds.items():
                 _refuse_few(asked, max(sizes), kind, images, task)
     if perturbed is not None:

@@ -156,6 +156,14 @@ def _union(parts: Sequence[Dataset]) -> Dataset:
     return concatenate_datasets(kept)
 
 
+def budgets_of(
+    task: Task, whole: Task, budgets: Sequence[int], part_budgets: Sequence[int]
+) -> tuple[str, Sequence[int]]:
+    """The name of the parameter with this task's budgets, and these: `whole` is the first of its family."""
+    alike = task.class_names == whole.class_names
+    return ("budgets", budgets) if alike else ("part_budgets", part_budgets)
+
+
 def planned(
     sources: Sources, budgets: Sequence[int], part_budgets: Sequence[int], beyond: int, seeds: int
 ) -> list[Run]:
@@ -168,7 +176,7 @@ def planned(
     whole, runs = sources.tasks[0].class_names, []
     for names in dict.fromkeys(tuple(task.class_names) for task in sources.tasks):
         tasks = tuple(task for task in sources.tasks if tuple(task.class_names) == names)
-        sizes = sorted(budgets if list(names) == whole else part_budgets)
+        sizes = sorted(budgets_of(tasks[0], sources.tasks[0], budgets, part_budgets)[1])
         real, drawn = (of_classes(images, names) for images in (sources.retrieved, sources.synthetic))
         runs.append(Run("unadapted", targeted(real, sizes[0]), tasks, 0, adapted=False))
         for seed in range(seeds):

@@ -13,10 +13,10 @@ from synreal.data.benchmarks import BENCHMARKS, benchmark
 from synreal.data.hierarchy import SCENES_HIERARCHY
 from synreal.data.imageset import class_names, from_arrays, load_image_set
 from synreal.data.labels import classify, shorten
-from synreal.data.overlap import pixel_hashes
 from synreal.data.scenes import scene_set
 from synreal.data.sprites import CLASS_NAMES, load_sprites
 from synreal.errors import InputError
+from synreal.evaluate.guard import refuse_overlap
 from synreal.paths import expanded, located
 
 HELD_OUT = 5  # of a task of one's own without val: one training image in so many serves
@@ -103,24 +103,15 @@ def own_task(name: str, folder: Path) -> Task:
             raise InputError(f"task {name}: train and {split} differ in the classes {shorten(sorted(odd))}")
         ids = [f"{name}/{split}/{key}" for key in images["id"]]
         splits[split] = of_classes(images.remove_columns("id").add_column("id", ids), names)
-    for split in there:
-        if split != "test":
-            _refuse_shared(name, split, splits[split], splits["test"])
+    for split in there[:-1]:
+        try:
+            refuse_overlap(splits[split], splits["test"])
+        except InputError as error:
+            raise InputError(f"task {name}, {split}: {error}") from error
     if "val" not in splits:
         held = np.arange(len(splits["train"])) % HELD_OUT == 0
         splits["val"], splits["train"] = (splits["train"].select(np.flatnonzero(k)) for k in (held, ~held))
     return Task(name, **splits, reported=f"{name}/test")
-
-
-def _refuse_shared(name: str, split: str, images: Dataset, test: Dataset) -> None:
-    """Test images that a probe learns from, or that settings are chosen on, would look too easy."""
-    shared = np.flatnonzero(np.isin(pixel_hashes(test), pixel_hashes(images)))
-    if len(shared):
-        ids = test.select(shared)["id"][:]
-        raise InputError(
-            f"task {name}: {len(ids)} of {len(test)} test images have the pixels of an image in {split}: "
-            f"{shorten(ids)}; leave them out of one of the two"
-        )
 
 
 def of_classes(images: Dataset, names: Sequence[str]) -> Dataset:

@@ -1,1 +1,7 @@
 """Retrieval of real images from a generator's training pool, the baseline of P2."""
+
+from synreal.retrieve.corpus import open_corpus
+from synreal.retrieve.filters import Filters
+from synreal.retrieve.lookup import Lookup
+
+__all__ = ["Filters", "Lookup", "open_corpus"]

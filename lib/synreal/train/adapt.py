@@ -43,6 +43,10 @@ class Adaptation:
         steps = max(self.least_steps, min(recipe.steps, self.most_steps or recipe.steps))
         return replace(recipe, steps=steps, seed=seed)
 
+    def at_length(self) -> "Adaptation":
+        """The same with as many steps for few images as for many."""
+        return replace(self, least_steps=self.most_steps or self.least_steps)
+
     def probe_of(self, count: int, seed: int) -> Recipe:
         """The probe's recipe for `count` feature vectors."""
         return replace(self.probe.for_count(count), seed=seed)
