@@ -380,6 +380,13 @@ def test_only_named_backends_are_measured():
     assert judge.name == "consistency" and judge.restricted
 
 
+def test_a_judge_is_not_asked_about_what_it_learned_from():
+    for other in ("scenes/test", "scenes/val"):
+        assert open_measures(["bag"], judge="Judge", measured=other)
+    with pytest.raises(InputError, match="Judge learned from scenes/train, and the result is reported on"):
+        open_measures(["bag"], judge="Judge", measured="scenes/train")
+
+
 def test_a_zero_shot_judge_answers_among_the_classes_of_the_set(tmp_path):
     torch.manual_seed(0)
     save_checkpoint(tmp_path / "clip", build_module(CARD), CARD)

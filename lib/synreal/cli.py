@@ -156,7 +156,8 @@ def synbench(
     limits = read_thresholds(thresholds) if thresholds else None
     world = open_world(real, images, seed, hierarchy, unreadable=unreadable)
     others = [open_world(place, images, seed, "none", name, unreadable) for name, place in places.items()]
-    measures = open_measures(class_names(world.images), judge, detector, persons, vlm, device, restricted)
+    names = class_names(world.images)
+    measures = open_measures(names, judge, detector, persons, vlm, device, restricted, world.name)
     outcome = run_synbench(world, others, measures, out, limits, draws, seed)
     for name, measure, reason in outcome.failures:
         print(f"synreal: {measure} of {name} failed: {reason}", file=sys.stderr)

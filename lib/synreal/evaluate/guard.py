@@ -62,14 +62,22 @@ def refuse_learned(card: Card, reported: str) -> None:
     The card says so under `training`: `data`, what it learned from, and `chosen_on`, on what its settings
     were chosen; each is the name of a split, or missing.
     """
-    told = card.training
-    if "data" in told and _one_holds_the_other(reported, told["data"]):
+    refuse_trained_on(card, reported)
+    if "chosen_on" in card.training:
+        refuse_choice_on(reported, card.training["chosen_on"])
+
+
+def refuse_trained_on(card: Card, reported: str) -> None:
+    """Raise InputError when the card says that the checkpoint learned from the split itself.
+
+    This alone is asked of a judge of images, whose own result is not reported.
+    """
+    learned = card.training.get("data")
+    if learned is not None and _one_holds_the_other(reported, learned):
         raise InputError(
-            f"{card.where}: {card.name} learned from {told['data']}, and the result is reported on "
-            f"{reported}; evaluate on a split that it has not seen"
+            f"{card.where}: {card.name} learned from {learned}, and the result is reported on {reported}; "
+            "evaluate on a split that it has not seen"
         )
-    if "chosen_on" in told:
-        refuse_choice_on(reported, told["chosen_on"])
 
 
 def _one_holds_the_other(*splits: str) -> bool:

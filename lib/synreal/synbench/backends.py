@@ -6,6 +6,7 @@ from pathlib import Path
 
 from synreal.data.labels import shorten
 from synreal.errors import InputError
+from synreal.evaluate.guard import refuse_trained_on
 from synreal.models.card import load_card
 from synreal.models.load import load_classifier
 from synreal.paths import cache_dir, zoo_dir
@@ -26,6 +27,7 @@ def open_measures(
     vlm: str | None = None,
     device: str = "cpu",
     restricted: bool = False,
+    measured: str | None = None,
 ) -> list[Measure]:
     """Brightness, and the measures whose backend is named.
 
@@ -35,10 +37,14 @@ def open_measures(
     persons: the same for persons (P1: yolov5su.pt); default: the detector, which is then given "person" too
     if it takes class names. vlm: who is asked whether a person covers the object (`open_vlm`); without one,
     boxes decide. restricted: the judge answers among these classes alone, not among all it knows.
-    Raises InputError when something named cannot be loaded, the judge does not know a class, who finds
-    persons does not know them, or restricted, persons or a vlm come without what they need.
+    measured: the name of the real set; a judge that has learned from it would be too sure there.
+    Raises InputError when something named cannot be loaded, the judge does not know a class, has learned from
+    what is measured (as its card says), who finds persons does not know them, or restricted, persons or a vlm
+    come without what they need.
     """
     _check_together(judge, detector, persons, vlm, restricted)
+    if judge and measured:
+        refuse_trained_on(load_card(judge), measured)
     measures: list[Measure] = [_judge(judge, class_names, restricted, device)] if judge else []
     vocabulary = list(class_names) if persons else list(dict.fromkeys([*class_names, PERSON]))
     objects = LastSeen(_detector(detector, device, vocabulary)) if detector else None
