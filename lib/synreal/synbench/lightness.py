@@ -1,7 +1,10 @@
 """Brightness of images: CIELAB lightness, computed from tables."""
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
+import cv2
 import datasets
 import numpy as np
 import pandas as pd
@@ -9,12 +12,13 @@ import torch
 from torch import Tensor
 
 from synreal.errors import InputError
-from synreal.synbench.measure import PIXELS_PER_BATCH, batches
+from synreal.synbench.measure import batches
 
-LUMINANCE = (0.212671, 0.715160, 0.072169)  # of linear red, green and blue: sRGB primaries, white D65
+LUMINANCE = np.array([[0.212671, 0.715160, 0.072169]])  # of linear red, green, blue: sRGB primaries, D65
 # Lightness is steep in luminance near black but at most 170 per unit of its square root, so that a table
 # of equal steps of the root is within 170 / STEPS / 2 = 0.0007 everywhere.
 STEPS = 1 << 17
+PIXELS_AT_ONCE = 1 << 18  # what a thread looks up in one go: its scratch stays in the caches
 
 
 class Brightness:
@@ -33,38 +37,49 @@ class Brightness:
         return pd.Series(found, dtype=np.float64, name=self.name).rename_axis("id")
 
 
-def lightness(images: np.ndarray | Tensor) -> Tensor:
-    """Mean CIELAB lightness L* of each image, float64 [N] in 0..100, on the device of the images.
+def lightness(images: np.ndarray) -> np.ndarray:
+    """Mean CIELAB lightness L* of each image, float64 [N] in 0..100; on all cores.
 
     `images`: uint8 [N, H, W, 3] in sRGB; the white point is D65. Every pixel is within 0.001 of the
     definition (CIE 15:2004, with the rounded constants that scikit-image uses).
     Raises InputError for another type or shape, and where there is no image or no pixel.
     """
-    pixels = images if isinstance(images, Tensor) else torch.from_numpy(np.ascontiguousarray(images))
-    shape = tuple(pixels.shape)
-    if pixels.dtype != torch.uint8 or pixels.ndim != 4 or shape[3] != 3 or 0 in shape:
-        raise InputError(f"images: found {pixels.dtype} of shape {shape}, expected uint8 [N, H, W, 3] in RGB")
-    together = max(1, PIXELS_PER_BATCH // (shape[1] * shape[2]))
-    return torch.cat([_mean_lightness(part) for part in pixels.split(together)])
+    shape = np.shape(images)
+    if images.dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or 0 in shape:
+        raise InputError(f"images: found {images.dtype} of shape {shape}, expected uint8 [N, H, W, 3] in RGB")
+    # A small image is one strip of pixels; of a large one, each of its rows.
+    whole = shape[1] * shape[2] <= PIXELS_AT_ONCE
+    strips = np.ascontiguousarray(images).reshape(shape[0] if whole else shape[0] * shape[1], -1, 3)
+    threads = min(os.cpu_count() or 1, -(-strips.size // 3 // PIXELS_AT_ONCE))
+    # The threads share the cores: torch would start as many again in each of them.
+    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        means = list(pool.map(_mean_lightness, np.array_split(strips, threads)))
+    return np.concatenate(means).reshape(shape[0], -1).mean(1)
 
 
-def _mean_lightness(images: Tensor) -> Tensor:
-    linear, by_root = _tables(images.device)
-    red, green, blue = images.reshape(-1, 3).unbind(1)
-    luminance = linear[0].index_select(0, red.int())
-    luminance += linear[1].index_select(0, green.int())
-    luminance += linear[2].index_select(0, blue.int())
-    pixels = by_root.index_select(0, luminance.sqrt_().int())
-    return pixels.view(len(images), -1).mean(1).double()
+def _mean_lightness(strips: np.ndarray) -> np.ndarray:
+    """Mean L* of each strip, float64 [S], from uint8 [S, P, 3]; the scratch of a part serves the next."""
+    linear, by_root = _tables()
+    together = max(1, min(len(strips), PIXELS_AT_ONCE // strips.shape[1]))
+    channels = np.empty((together, *strips.shape[1:]), np.float32)
+    luminance = torch.empty(channels.shape[:2])
+    step, light = torch.empty_like(luminance, dtype=torch.int32), torch.empty_like(luminance)
+    means = []
+    for part in np.array_split(strips, range(together, len(strips), together)):
+        y, i, found = luminance[: len(part)], step[: len(part)], light[: len(part)]
+        cv2.transform(cv2.LUT(part, linear, channels[: len(part)]), LUMINANCE, y.numpy())
+        i.copy_(y.sqrt_())
+        torch.index_select(by_root, 0, i.view(-1), out=found.view(-1))
+        means.append(found.mean(1).double())
+    return torch.cat(means).numpy()
 
 
 @cache
-def _tables(device: torch.device) -> tuple[Tensor, Tensor]:
-    """Luminance of each channel's 256 values, times STEPS**2, [3, 256]; L* by the root of it, [STEPS + 1]."""
+def _tables() -> tuple[np.ndarray, Tensor]:
+    """Of each of a channel's 256 values the linear one, times STEPS**2; L* by the root of luminance."""
     value = np.arange(256) / 255
-    linear = np.where(value > 0.04045, ((value + 0.055) / 1.055) ** 2.4, value / 12.92)
-    luminance = np.outer(LUMINANCE, linear) * STEPS**2
+    linear = np.where(value > 0.04045, ((value + 0.055) / 1.055) ** 2.4, value / 12.92) * STEPS**2
     middle = ((np.arange(STEPS + 1) + 0.5) / STEPS) ** 2  # of each step; the last one is white alone
     cubic = 116 * np.cbrt(middle) - 16
     light = np.minimum(np.where(middle > 0.008856, cubic, 116 * 7.787 * middle), 100)
-    return torch.from_numpy(luminance).float().to(device), torch.from_numpy(light).float().to(device)
+    return linear.astype(np.float32)[None], torch.from_numpy(light).float()
