@@ -199,7 +199,7 @@ def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
             trained, lr=recipe.learning_rate, momentum=0.9, weight_decay=recipe.weight_decay
         )
     return torch.optim.AdamW(
-        trained, lr=recipe.learning_rate, betas=recipe.betas, weight_decay=recipe.weight_decay
+        trained, lr=recipe.learning_rate, betas=recipe.betas, weight_decay=recipe.weight_decay, fused=True
     )
 
 
