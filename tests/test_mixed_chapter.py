@@ -159,3 +159,10 @@ def test_dino_counts_only_where_every_network_beats_its_first_weights(bounds, wo
 def test_dino_is_not_judged_without_the_comparison():
     with pytest.raises(KeyError):
         chapter.too_short(pd.DataFrame({"name": ["DINO-Real k-NN vs untrained k-NN"], "ci_low": [0.1]}))
+
+
+def test_later_studies_are_compared_with_as_many_trainings_of_table_3(pool):
+    first = chapter.first_trainings(found(pool), 2)
+    assert {len(runs) for results in first.values() for runs in results.values()} == {2}
+    with pytest.raises(InputError, match="table3_seeds: found 3, expected at least the 4 of seeds"):
+        chapter.first_trainings(found(pool), 4)

@@ -23,6 +23,7 @@ import pandas as pd
 
 from synreal.book.record import Study
 from synreal.data.pool import Pool
+from synreal.errors import InputError
 from synreal.evaluate.guard import refuse_shared_pixels
 from synreal.evaluate.predictions import Predictions
 from synreal.evaluate.repeated import Estimate, Repeated, Statistic
@@ -37,6 +38,7 @@ PAIRS = [
     *pairwise(RANKING),
     ("Mix-None", "Syn-None"), ("Syn-Real", "Syn-None"), ("Real-Syn", "Real-None"),
     ("Mix-Real", "Syn-None"), ("Mix-Real", "Real-None"),
+    ("Syn-Real", "Syn-Syn"), ("Mix-Real", "Mix-Syn"),  # after as many steps of tuning
 ]  # fmt: skip
 AUGMENTATION_PAIRS = [
     *((f"{tune} + {name}", tune) for tune in TUNES for name in (*AUGMENTATIONS, "all")),
@@ -128,6 +130,19 @@ def too_short(table: pd.DataFrame) -> str | None:
     """
     beaten = table.set_index("name")["ci_low"].loc[["DINO-Real probe vs untrained probe"]] > 0
     return None if beaten.all() else "DINO on real images was too short to beat untrained weights"
+
+
+def first_trainings(found: Mapping[str, Found], count: int) -> dict[str, Found]:
+    """The first `count` trainings of each name, for comparison with studies that have no more.
+
+    Raises InputError where there are fewer.
+    """
+    fewest = min(len(runs) for results in found.values() for runs in results.values())
+    if fewest < count:
+        raise InputError(f"table3_seeds: found {fewest}, expected at least the {count} of seeds")
+    return {
+        network: {name: runs[:count] for name, runs in results.items()} for network, results in found.items()
+    }
 
 
 def merged(first: Mapping[str, Found], second: Mapping[str, Found]) -> dict[str, Found]:

@@ -43,8 +43,8 @@ class SmallStem(ConvStem):
         self.proj = nn.Sequential(*layers, nn.Conv2d(64, embed_dim, 1))
 
 
-def _small(steps: int, learning_rate: float) -> Recipe:
-    return Recipe(steps, 32, learning_rate, warmup_steps=steps // 10, checkpoint_every=1000)
+def _small(steps: int, learning_rate: float, batch_size: int = 32) -> Recipe:
+    return Recipe(steps, batch_size, learning_rate, warmup_steps=steps // 10, checkpoint_every=1000)
 
 
 # For 32 pixels: a ResNet of 0.1 M parameters, and a ViT of two blocks and 0.1 M behind a convolutional stem.
@@ -54,16 +54,16 @@ TINY = {
     "ResNet": Network(
         "ResNet",
         small_resnet.NAME,
-        pretrain=_small(400, 1.5e-2),
-        tune=_small(30, 3e-3),
+        pretrain=_small(200, 2e-2, 64),
+        tune=_small(75, 7e-3, 64),
         dino=_small(200, 2e-3),
         transfer=_small(60, 5e-3),
     ),
     "ViT": Network(
         "ViT",
         "vit_tiny_patch16_224",
-        pretrain=_small(250, 2e-3),
-        tune=_small(30, 1e-3),
+        pretrain=_small(160, 3e-3, 64),
+        tune=_small(60, 2e-3, 64),
         dino=_small(200, 1e-3),
         transfer=_small(60, 1e-3),
         args={"img_size": 32, "patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 2}
