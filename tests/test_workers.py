@@ -1,11 +1,13 @@
 """How many processes work side by side."""
 
+import os
+
 import pytest
 import torch
 from joblib import delayed
 
 from synreal.errors import InputError
-from synreal.workers import LIMIT, one_thread, side_by_side
+from synreal.workers import LIMIT, compute, one_thread, side_by_side
 
 
 @pytest.mark.parametrize(("limit", "asked", "used"), [(None, 2, 2), ("1", 2, 1), ("3", 2, 2), ("", 2, 2)])
@@ -28,6 +30,38 @@ def test_one_worker_is_this_process(monkeypatch):
     seen = []
     side_by_side(2, backend="multiprocessing")(delayed(seen.append)(i) for i in range(3))
     assert seen == [0, 1, 2]
+
+
+def where(number):
+    return number, os.getpid(), torch.get_num_threads()
+
+
+def test_jobs_come_back_in_order_from_processes_of_one_thread(monkeypatch):
+    monkeypatch.delenv(LIMIT, raising=False)
+    found = compute(where, [(n,) for n in range(6)], workers=2)
+    assert [number for number, *_ in found] == list(range(6))
+    assert os.getpid() not in {process for _, process, _ in found}
+    assert {threads for *_, threads in found} == {1}
+
+
+def test_fewer_processes_than_asked_for_compute_on_one_thread_too(monkeypatch):
+    monkeypatch.setenv(LIMIT, "1")
+    assert compute(where, [(0,)], workers=2) == [(0, os.getpid(), 1)]
+
+
+def test_one_worker_keeps_its_threads():
+    assert compute(where, [(0,)], workers=1) == [(0, os.getpid(), torch.get_num_threads())]
+
+
+def test_with_a_gpu_nothing_is_forked(monkeypatch):
+    monkeypatch.delenv(LIMIT, raising=False)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    backends = []
+    monkeypatch.setattr(
+        "synreal.workers.side_by_side", lambda workers, **options: (backends.append(options), list)[1]
+    )
+    compute(where, [(0,), (1,)], workers=2)
+    assert backends == [{}]
 
 
 def test_one_thread_ends_with_the_threads_there_were():

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pandas as pd
 from datasets import Dataset, concatenate_datasets
-from joblib import delayed
 
 from synreal.data.fingerprint import image_set_hash
 from synreal.data.hierarchy import SCENES_HIERARCHY, Hierarchy
@@ -27,7 +26,7 @@ from synreal.retrieve.manifest import save_account
 from synreal.retrieve.retrieve import Retrieved, retrieve
 from synreal.retrieve.semantic import Embedded, embed_corpus
 from synreal.train.adapt import CONTRACT, Adaptation, mixture, targeted
-from synreal.workers import side_by_side
+from synreal.workers import compute
 
 
 @dataclass(frozen=True)
@@ -199,10 +198,9 @@ def perturbed_runs(
     workers: int = 1,
 ) -> tuple[dict[float, Dataset], list[Run]]:
     """The images as they are (strength 0) and perturbed, by strength, and every adaptation to them."""
-    perturb, longest_first = delayed(perturbed_once), sorted(strengths, reverse=True)
-    drawn = side_by_side(workers)(
-        perturb(images, generator, strength, Sampling(steps=steps)) for strength in longest_first
-    )
+    longest_first = sorted(strengths, reverse=True)
+    jobs = [(images, generator, strength, Sampling(steps=steps)) for strength in longest_first]
+    drawn = compute(perturbed_once, jobs, workers)
     by_strength = dict(zip(longest_first, drawn, strict=True))
     sets = {0.0: images} | {strength: by_strength[strength] for strength in strengths}
     plain = {strength: part.select_columns(CONTRACT) for strength, part in sets.items()}
@@ -239,7 +237,7 @@ def adapt_all(
 ) -> list[Adapted]:
     """The results of all runs, in their order; each is trained at most once, and kept."""
     jobs = [
-        delayed(adapt_and_predict)(
+        (
             checkpoint,
             run.images,
             run.tasks,
@@ -252,4 +250,4 @@ def adapt_all(
         )
         for run in runs
     ]
-    return [result for results in side_by_side(workers)(jobs) for result in results]
+    return [result for results in compute(adapt_and_predict, jobs, workers) for result in results]

@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
@@ -10,7 +9,6 @@ from typing import Literal
 
 import torch
 from accelerate import Accelerator
-from joblib import delayed
 from torch import Tensor
 
 from synreal.data.labels import shorten
@@ -19,7 +17,7 @@ from synreal.errors import InputError
 from synreal.evaluate.predictions import Predictions
 from synreal.train.mixed import GREY, Run, outputs, trained
 from synreal.train.selfsupervised import knn_logits
-from synreal.workers import one_thread, side_by_side
+from synreal.workers import compute
 
 Readout = Literal["head", "k-NN"]
 
@@ -29,9 +27,9 @@ def predict_runs(
 ) -> list[Predictions]:
     """The predictions of each run on the images of `test`, in the order of the runs; trains what is missing.
 
-    Runs that begin alike share their first stages, and go to one of `workers` processes of one thread
-    together; on a GPU, take one worker, which is this process. Everything is kept in the cache, so that an
-    interrupted call goes on where it stopped.
+    Runs that begin alike share their first stages, and go to one of `workers` processes together (see
+    `workers.compute`); on a GPU, take one worker, which is this process. Everything is kept in the cache, so
+    that an interrupted call goes on where it stopped.
     readout: the network's own head, or "k-NN", by features without it the vote of the nearest images that
     the last stage learned from.
     Raises InputError when a run ends on other classes than those of `test`.
@@ -39,9 +37,7 @@ def predict_runs(
     _check_classes(runs, test)
     missing = [run for run in runs if not _place(run, test, readout).exists()]
     families = [list(family) for _, family in groupby(sorted(missing, key=_first), key=_first)]
-    jobs = (delayed(_predict_family)(family, test, readout, workers > 1) for family in families)
-    # Forked, since importing what trains costs a fresh process more than most of these trainings do.
-    side_by_side(workers, backend="multiprocessing")(jobs)
+    compute(_predict_family, [(family, test, readout) for family in families], workers)
     return [Predictions.load(_place(run, test, readout)) for run in runs]
 
 
@@ -63,10 +59,9 @@ def _place(run: Run, test: Pool, readout: Readout) -> Path:
     return run.folder / f"{readout}-{images}.parquet"
 
 
-def _predict_family(runs: Sequence[Run], test: Pool, readout: Readout, beside_others: bool) -> None:
+def _predict_family(runs: Sequence[Run], test: Pool, readout: Readout) -> None:
     for run in runs:
-        with one_thread() if beside_others else nullcontext():
-            logits = _read(run, test, readout)
+        logits = _read(run, test, readout)
         Predictions(
             ids=test.ids,
             labels=test.labels,

@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from datasets import Dataset
-from joblib import delayed
 
 from synreal.data.fingerprint import image_set_hash
 from synreal.data.worlds import World
@@ -22,7 +21,7 @@ from synreal.train.methods import interpolate
 from synreal.train.realtune import tune_checkpoint
 from synreal.train.recipes import Recipe
 from synreal.train.tune import Method
-from synreal.workers import side_by_side
+from synreal.workers import compute
 
 
 @dataclass(frozen=True)
@@ -55,8 +54,8 @@ def tune_all(
     tunings: Sequence[Tuning], worlds: Sequence[World], workers: int = 1, device: str = "cpu"
 ) -> list[dict[str, list[Predictions]]]:
     """For each world, the answers by model, one per tuning in the order given; `workers` tunings at once."""
-    jobs = (delayed(tune_and_examine)(tuning, worlds, device) for tuning in tunings)
-    return _by_world(side_by_side(workers)(jobs), worlds)
+    jobs = [(tuning, worlds, device) for tuning in tunings]
+    return _by_world(compute(tune_and_examine, jobs, workers), worlds)
 
 
 def interpolated(tuning: Tuning, alpha: float) -> Path:
@@ -84,10 +83,8 @@ def examine_path(
     device: str = "cpu",
 ) -> list[dict[str, list[Predictions]]]:
     """As `tune_all`, of the checkpoints along the way, called "<model>, alpha <alpha>"."""
-    jobs = (
-        delayed(_examine_between)(tuning, alpha, worlds, device) for alpha in alphas for tuning in tunings
-    )
-    return _by_world(side_by_side(workers)(jobs), worlds)
+    jobs = [(tuning, alpha, worlds, device) for alpha in alphas for tuning in tunings]
+    return _by_world(compute(_examine_between, jobs, workers), worlds)
 
 
 def _examine_between(tuning: Tuning, alpha: float, worlds: Sequence[World], device: str) -> list[Predictions]:

@@ -13,6 +13,8 @@ from synreal.errors import InputError
 from synreal.models.card import Card
 from synreal.models.preprocess import Images, Preprocess
 
+CPU_BATCH = 64  # images: what small networks make of them stays in a core's cache, a sixth faster than 256
+
 
 def weights_hash(tensors: Mapping[str, Tensor], beside: str) -> str:
     """16 hexadecimal digits of named tensors, whatever their device, and of what else shapes the answers."""
@@ -79,6 +81,8 @@ class Classifier(ABC):
         if batch_size < 1:
             raise InputError(f"batch_size: found {batch_size}, expected 1 or more")
         self.module.eval()
+        if self.device.type == "cpu":
+            batch_size = min(batch_size, CPU_BATCH)
         starts = range(0, max(len(images), 1), batch_size)
         with torch.inference_mode():
             parts = [

@@ -6,10 +6,10 @@ from contextlib import redirect_stderr
 from typing import Any
 
 import numpy as np
-from joblib import Memory, delayed
+from joblib import Memory
 
 from synreal.paths import cache_dir
-from synreal.workers import one_thread, side_by_side
+from synreal.workers import compute, one_thread
 
 
 def kept(function: Callable[..., np.ndarray], jobs: Sequence[tuple], workers: int = 2) -> list[np.ndarray]:
@@ -19,12 +19,10 @@ def kept(function: Callable[..., np.ndarray], jobs: Sequence[tuple], workers: in
     runs on one thread, so that the number of workers does not change a result.
     """
     remembered = Memory(cache_dir() / "trainings", verbose=0).cache(function)
-    # Forked, since importing what trains costs a fresh process more than such a training does.
-    parallel = side_by_side(workers, backend="multiprocessing")
-    return list(parallel(delayed(_on_one_thread)(remembered, job) for job in jobs))
+    return compute(_quietly, [(remembered, job) for job in jobs], workers)
 
 
-def _on_one_thread(function: Callable[..., np.ndarray], job: tuple[Any, ...]) -> np.ndarray:
+def _quietly(function: Callable[..., np.ndarray], job: tuple[Any, ...]) -> np.ndarray:
     # progress bars of dozens of trainings would fill a page
     with one_thread(), redirect_stderr(io.StringIO()):
         return function(*job)

@@ -156,7 +156,7 @@ def _head(module: nn.Module) -> str:
 
 
 @torch.inference_mode()
-def outputs(module: nn.Module, images: np.ndarray, batch_size: int = 256) -> Tensor:
+def outputs(module: nn.Module, images: np.ndarray, batch_size: int = 128) -> Tensor:
     """What the network makes of uint8 [N, H, W, 3], a batch at a time."""
     device = device_of(module)
     batches = (

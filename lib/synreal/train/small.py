@@ -19,7 +19,7 @@ from synreal.train.recipes import Recipe
 
 WIDTHS = (16, 32, 64, 128)
 HEAD = "head"  # its parameters' names begin so
-BATCH = 512  # images that are predicted at once
+BATCH = 128  # images that are predicted at once
 
 
 def small_classifier(classes: int, seed: int) -> nn.Module:
