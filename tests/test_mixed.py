@@ -10,6 +10,7 @@ from synreal.data.pool import Pool, unbalanced
 from synreal.data.scenes import scene_set
 from synreal.errors import InputError
 from synreal.evaluate.runs import predict_runs
+from synreal.models.load import save_weights
 from synreal.train import mixed
 from synreal.train.batch_augment import AUGMENTATIONS, augmented
 from synreal.train.mixed import Run, Stage, outputs, trained
@@ -106,6 +107,29 @@ def test_an_interrupted_run_leaves_its_first_stages(pool, monkeypatch):
     monkeypatch.setattr(mixed, "fit", lambda *_: pytest.fail("the first stage is trained again"))
     assert (weights(tuned) != before).any()
     assert not list(run.folder.parent.glob("*/state.pt"))
+
+
+def repainted(pool, row):
+    """The pool with one pixel of one image a little different."""
+    images = pool.images.copy()
+    images[row, 0, 0, 0] ^= 1
+    return replace(pool, images=images)
+
+
+def test_what_ships_is_found_by_a_machine_that_rounds_scenes_differently(pool, tmp_path, monkeypatch):
+    monkeypatch.setenv("SYNREAL_ZOO", str(tmp_path / "zoo"))
+    scenes = replace(pool, name="scenes/train")
+    run, rounded, redrawn, other = (
+        one_run(changed, np.arange(140))
+        for changed in (scenes, repainted(scenes, 0), repainted(scenes, 139), repainted(pool, 0))
+    )
+    assert run.key != rounded.key and run.shipped == rounded.shipped
+    assert len({each.shipped for each in (run, redrawn, other, one_run(pool, np.arange(140)))}) == 4
+    run.shipped.parent.mkdir(parents=True)
+    save_weights(run.shipped, NETWORK.create(10, seed=5), half=True)
+    expected = torch.cat([p.flatten() for p in NETWORK.create(10, seed=5).parameters()])
+    assert torch.allclose(weights(rounded), expected, rtol=1e-3, atol=1e-6)
+    assert not torch.allclose(weights(redrawn), expected, rtol=1e-3, atol=1e-6)
 
 
 def test_mixloss_takes_both_kinds(pool):

@@ -1,7 +1,9 @@
 """The zoo: its making at toy size, its architecture, and the checkpoints that ship."""
 
 import hashlib
+import json
 import re
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -10,9 +12,11 @@ import pytest
 import timm
 import torch
 
+from synreal.book.parameters import read_parameters
 from synreal.data.captions import captions, class_caption
 from synreal.data.factors import draw_factors
 from synreal.data.imageset import load_image_set, to_arrays
+from synreal.data.pool import open_pool
 from synreal.data.scenes import scene_arrays
 from synreal.data.sprites import CLASS_NAMES
 from synreal.generate.batches import sample_images
@@ -21,15 +25,16 @@ from synreal.generate.sample import open_generator
 from synreal.models import conv_stem, load_card, load_classifier
 from synreal.paths import repository_root
 from synreal.synbench.detect import load_detector
-from synreal.train import detector, generator, judge, plans, variants, zoo
+from synreal.train import detector, generator, judge, mixed, networks, plans, variants, zoo
 from synreal.train.detector import DetectorRecipe, train_detector
 from synreal.train.generator import train_autoencoder, train_denoiser
 from synreal.train.loop import Recipe
+from synreal.train.mixed_plans import dino_pretrainings
 from synreal.train.plans import EVALUATED, Plan, train_plan
 from synreal.train.zoo import PLANS
 
 GENERATORS = {"generator", "generator-epsilon", "generator-sing", "generator-cascade"}
-OTHERS = GENERATORS | {"Judge", "detector", "synthetic"}
+OTHERS = GENERATORS | {"Judge", "detector", "dino", "synthetic"}
 TINY = Recipe(steps=2, batch_size=16, warmup_steps=1)
 SHIPPED = repository_root() / "zoo"
 CARDS = sorted(path.parent.name for path in SHIPPED.glob("*/card.yaml"))
@@ -71,6 +76,8 @@ def shrink(patch):
     small = DetectorRecipe(scenes=12, validation=6, epochs=1, batch_size=6)
     patch.setattr(zoo, "train_detector", partial(train_detector, recipe=small))
     patch.setattr(variants, "EPSILON", TINY)
+    patch.setattr(zoo, "DINO", replace(zoo.DINO, dino=TINY))
+    patch.setattr(zoo, "DINO_SCENES", 30)
     for name in ("train_initial_step", "train_pixels", "train_upscaler"):
         patch.setattr(variants, name, partial(getattr(generator, name), recipe=TINY))
 
@@ -152,6 +159,7 @@ def test_finished_stages_are_skipped(toy, monkeypatch):
         (variants, "train_initial_step"),
         (variants, "train_pixels"),
         (variants, "train_upscaler"),
+        (mixed, "dino"),
     ):
         monkeypatch.setattr(module, name, refuse)
     zoo.main()
@@ -249,6 +257,22 @@ def test_the_models_of_the_plan_ship():
     for kind in ("ViT", "CLIP"):
         sizes = {plan.name for plan in PLANS if (plan.kind, plan.source) == (kind, "Real")}
         assert {name for name in CARDS if name.startswith(f"{kind}-Real-")} - sizes, "no equal accuracy"
+
+
+@needs_zoo
+def test_dino_ships_as_the_chapter_asks_for_it():
+    notebook = repository_root() / "notebooks" / "03a_mixed.ipynb"
+    given = {name: parameter.default for name, parameter in read_parameters(notebook).items()}
+    pool = open_pool(given["real_set"], given["real_images"], given["synthetic_set"], given["size"])
+    network = networks.TINY[given["networks"][0]]
+    made = dino_pretrainings(pool, network, range(given["seed"], given["seed"] + given["seeds"]))
+    wanted = {run.shipped for runs in made.values() for run in runs}
+    assert wanted == set((SHIPPED / "dino").glob("*.safetensors")) and len(wanted) == 6
+    first = next(iter(wanted))
+    about = json.loads(first.with_suffix(".json").read_text())
+    assert about["steps"] == network.dino.steps and about["architecture"] == network.architecture
+    features = mixed.outputs(mixed.trained(made["Real"][0]), pool.images[:4])
+    assert torch.isfinite(features).all()
 
 
 @needs_zoo

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from synreal.data.imageset import class_names, mixed_classes
+from synreal.data.imageset import class_names
 from synreal.data.pool import Pool
 from synreal.data.transfer import drawn_digits, transfer_set
 from synreal.data.worlds import open_world
@@ -37,13 +37,6 @@ def _with_steps(network: Network, steps: Mapping[str, int]) -> Network:
     return replace(network, **recipes)
 
 
-def open_pool(real_set: str, count: int, synthetic_set: str, size: int) -> Pool:
-    """Real images, and below them those of the synthetic set, a folder or file seen from the repository."""
-    real = mixed_classes(open_world(real_set, count).images)
-    synthetic = mixed_classes(open_world(synthetic_set, hierarchy="none").images)
-    return Pool.of(real_set, real, synthetic, size)
-
-
 def shifted_pool(
     source: str, count: int, doses: Mapping[str, float], like: Pool, seed: int, size: int
 ) -> Pool:
@@ -61,7 +54,7 @@ def shifted_pool(
     )
     if class_names(images) != list(like.class_names):
         raise InputError(f"shifted_set: {source} has other classes than {like.name}; take a set of the same")
-    return Pool.of(source, images, None, size)
+    return Pool.of(f"re-rendered {source}" if doses else source, images, None, size)
 
 
 def transfer_pools(source: str, synthetic: str, size: int, seed: int) -> tuple[Pool, Pool]:

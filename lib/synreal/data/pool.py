@@ -1,7 +1,7 @@
 """Labelled images in memory, from which a data experiment chooses rows."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -9,7 +9,8 @@ import numpy as np
 from datasets import Dataset
 
 from synreal.data.arrays import to_arrays
-from synreal.data.imageset import class_names, match_classes
+from synreal.data.imageset import class_names, match_classes, mixed_classes
+from synreal.data.worlds import open_world
 from synreal.errors import InputError
 
 
@@ -51,8 +52,16 @@ class Pool:
         """Eight bytes of hash for each row's image, label and kind."""
         marks = np.stack([self.labels, self.real], axis=1).astype(np.int64)
         rows = zip(self.images, marks, strict=True)
-        hashes = [hashlib.blake2b(image.tobytes() + m.tobytes(), digest_size=8).digest() for image, m in rows]
-        return np.frombuffer(b"".join(hashes), dtype=np.uint64)
+        return _hashes(image.tobytes() + m.tobytes() for image, m in rows)
+
+    @cached_property
+    def origins(self) -> np.ndarray:
+        """As `digests`, but of scenes by their ids: processors round a few of their pixels differently."""
+        found = self.digests.copy()
+        if self.name.startswith("scenes/"):
+            drawn = f"{self.name} {self.images.shape[1]}"
+            found[self.real] = _hashes(f"{drawn} {scene}".encode() for scene in self.ids[self.real])
+        return found
 
     def choose(self, *, real: bool, per_class: int | Sequence[int], seed: int) -> np.ndarray:
         """Rows of randomly chosen images of one kind, `per_class` of each class (or one count for each).
@@ -74,6 +83,18 @@ class Pool:
                 )
             chosen.append(own[:count])
         return np.concatenate(chosen)
+
+
+def _hashes(rows: Iterable[bytes]) -> np.ndarray:
+    parts = [hashlib.blake2b(row, digest_size=8).digest() for row in rows]
+    return np.frombuffer(b"".join(parts), dtype=np.uint64)
+
+
+def open_pool(real_set: str, count: int, synthetic_set: str, size: int) -> Pool:
+    """Real images, and below them those of the synthetic set, a folder or file seen from the repository."""
+    real = mixed_classes(open_world(real_set, count).images)
+    synthetic = mixed_classes(open_world(synthetic_set, hierarchy="none").images)
+    return Pool.of(real_set, real, synthetic, size)
 
 
 def unbalanced(total: int, classes: int) -> np.ndarray:

@@ -142,12 +142,17 @@ def save_checkpoint(folder: str | Path, module: nn.Module, card: Card, half: boo
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    state = {name: _stored(name, tensor, half) for name, tensor in module.state_dict().items()}
     weights = folder / WEIGHTS_FILE
-    _write_whole(weights, lambda file: save_file(state, file, metadata={"format": "pt"}))
+    save_weights(weights, module, half)
     saved = card.model_copy(update={"weights": WEIGHTS_FILE, "weights_env": None, "sha256": _sha256(weights)})
     _write_whole(folder / CARD_FILE, lambda file: file.write_text(saved.to_yaml(), encoding="utf-8"))
     return load_card(folder / CARD_FILE)
+
+
+def save_weights(file: Path, module: nn.Module, half: bool = False) -> None:
+    """The module's state as safetensors, which appears whole; `half` stores float16."""
+    state = {name: _stored(name, tensor, half) for name, tensor in module.state_dict().items()}
+    _write_whole(file, lambda part: save_file(state, part, metadata={"format": "pt"}))
 
 
 def _stored(name: str, tensor: Tensor, half: bool) -> Tensor:

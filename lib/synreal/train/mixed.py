@@ -2,7 +2,7 @@
 
 The data are arrays in memory, so an experiment on data is a choice of rows. A `Run` is a network, a seed and
 stages of training one after another; what it learns is a function of these, is kept in the cache under their
-hash, and is computed once however many studies share it.
+hash, and is computed once however many studies share it. A few long ones ship with the book.
 """
 
 import hashlib
@@ -13,13 +13,14 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from synreal.data.pool import Pool
 from synreal.errors import InputError
-from synreal.paths import cache_dir
+from synreal.models.load import save_weights
+from synreal.paths import cache_dir, zoo_dir
 from synreal.train.augment import flip_and_shift
 from synreal.train.batch_augment import augmented, check_augmentations
 from synreal.train.loop import Loss, device_of, fit
@@ -30,6 +31,7 @@ from synreal.train.recipes import Recipe
 from synreal.train.selfsupervised import dino
 from synreal.train.tune import Tunable, tune
 
+SHIPPED = "dino"  # folder of the zoo; all in it are runs of DINO
 GREY = (0.5, 0.5, 0.5)  # mean and standard deviation of the images' preparation
 
 Objective = Literal["labels", "mixloss", "dino", "probe"]
@@ -58,9 +60,10 @@ class Stage:
         if self.objective == "mixloss" and not both:
             raise InputError("mixloss: the rows are of one kind only; choose real and synthetic images")
 
-    def describe(self) -> dict[str, Any]:
-        """What the training depends on, as plain values; images by their hash."""
-        seen = hashlib.sha256(self.pool.digests[self.rows].tobytes()).hexdigest()
+    def describe(self, exact: bool = True) -> dict[str, Any]:
+        """What the training depends on, as plain values; images by a hash, exact to the last pixel or not."""
+        images = self.pool.digests if exact else self.pool.origins
+        seen = hashlib.sha256(images[self.rows].tobytes()).hexdigest()
         how = {"objective": self.objective, "augment": list(self.augment)}
         recipe = self.recipe and asdict(self.recipe)
         return {"images": seen, "classes": len(self.pool.class_names), "recipe": recipe} | how
@@ -77,8 +80,11 @@ class Run:
     @property
     def key(self) -> str:
         """16 hexadecimal digits of all that the result depends on."""
+        return self._hash(exact=True)
+
+    def _hash(self, exact: bool) -> str:
         network = {"architecture": self.network.architecture, "args": self.network.args}
-        stages = [stage.describe() for stage in self.stages]
+        stages = [stage.describe(exact) for stage in self.stages]
         text = json.dumps([network, self.seed, stages], sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -88,15 +94,25 @@ class Run:
         return cache_dir() / "mixed" / self.key
 
     @property
+    def shipped(self) -> Path:
+        """Where the zoo keeps its weights, if they ship; the same on every machine."""
+        return zoo_dir() / SHIPPED / f"{self._hash(exact=False)}.safetensors"
+
+    @property
+    def weights(self) -> Path:
+        """The file of its weights, which need not exist: in the zoo, or else in the cache."""
+        return self.shipped if self.shipped.exists() else self.folder / "weights.safetensors"
+
+    @property
     def before(self) -> "Run":
         """The run without its last stage."""
         return replace(self, stages=self.stages[:-1])
 
 
 def trained(run: Run) -> nn.Module:
-    """The network after the last stage, in eval mode; trained only where the cache does not hold it."""
+    """The network after the last stage, in eval mode; trained only where neither zoo nor cache hold it."""
     classes = len(run.stages[-1].pool.class_names)
-    path = run.folder / "weights.safetensors"
+    path = run.weights
     if path.exists():
         module = run.network.create(classes, run.seed)
         module.load_state_dict(load_file(path))
@@ -104,7 +120,9 @@ def trained(run: Run) -> nn.Module:
     module = trained(run.before) if len(run.stages) > 1 else run.network.create(classes, run.seed)
     _new_head(module, run)
     _train(module, run)
-    _write(path, module)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_weights(path, module)
+    (run.folder / "state.pt").unlink(missing_ok=True)  # of training, and now of no use
     return module
 
 
@@ -184,12 +202,3 @@ def _mix_loss(images: Tensor, labels: Tensor, real: Tensor, augment: tuple[str, 
         return own(model, beside, generator) + drawn(model, rows, generator)
 
     return loss
-
-
-def _write(path: Path, module: nn.Module) -> None:
-    """The weights appear under their name only when complete; the state of training is then of no use."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    save_file({name: part.contiguous() for name, part in module.state_dict().items()}, partial)
-    partial.replace(path)
-    (path.parent / "state.pt").unlink(missing_ok=True)

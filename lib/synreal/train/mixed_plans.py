@@ -135,7 +135,8 @@ def dino_runs(material: Material, network: Network) -> Plans:
             Run(network, (stage,), seed) for stage, seed in zip(first, material.seeds, strict=True)
         )
     }
-    for kind in ("Real", "Syn"):
+    pretrained = dino_pretrainings(material.pool, network, material.seeds)
+    for kind in pretrained:
         labelled: dict[str, tuple[str, Objective]]
         labelled = {"probe (own)": (kind, "probe"), "probe": ("Real", "probe"),
                     "SynTune": ("Syn", "labels"), "RealTune": ("Real", "labels")}  # fmt: skip
@@ -144,22 +145,22 @@ def dino_runs(material: Material, network: Network) -> Plans:
             plans[f"DINO-{kind} {name}"] = tuple(
                 Run(
                     network,
-                    (
-                        _dino(material, network, kind),
-                        Stage(few.pool, few.rows(source, seed), recipe, objective),
-                    ),
-                    seed,
+                    (*before.stages, Stage(few.pool, few.rows(source, before.seed), recipe, objective)),
+                    before.seed,
                 )
-                for seed in material.seeds
+                for before in pretrained[kind]
             )
     return plans
 
 
-def _dino(material: Material, network: Network, kind: str) -> Stage:
-    """As many images of one kind as there are of the rarer kind, without labels."""
-    real = material.pool.real
-    rows = np.flatnonzero(real if kind == "Real" else ~real)
-    return Stage(material.pool, rows[: min(real.sum(), (~real).sum())], network.dino, "dino")
+def dino_pretrainings(pool: Pool, network: Network, seeds: Sequence[int]) -> Plans:
+    """DINO on real ("Real") and synthetic images ("Syn"), as many of each as there are of the rarer kind."""
+    count = min(pool.real.sum(), (~pool.real).sum())
+    rows = {"Real": np.flatnonzero(pool.real)[:count], "Syn": np.flatnonzero(~pool.real)[:count]}
+    return {
+        kind: tuple(Run(network, (Stage(pool, own, network.dino, "dino"),), seed) for seed in seeds)
+        for kind, own in rows.items()
+    }
 
 
 def transfers(material: Material, network: Network, train: Pool) -> Plans:

@@ -1,14 +1,16 @@
 """`make zoo`: train everything that ships in `zoo/` from nothing.
 
 Stages: the generator, on the captioned upstream pool; its synthetic images, the first of which ship; the
-classifiers; the other generators, the judge and the detector. A finished stage is skipped and an interrupted
-one goes on, so the command may be stopped at any moment. All but the first generator are so small that one
-thread each, side by side, is the fastest way to train them.
+classifiers; the other generators, the judge and the detector; networks that learn without labels. A
+finished stage is skipped and an interrupted one goes on, so the command may be stopped at any moment. All but
+the first generator are so small that one thread each, side by side, is the fastest way to train them.
 """
 
+import json
 import os
 import time
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,20 +22,24 @@ from torch import Tensor
 from synreal.data.captions import captions, class_caption
 from synreal.data.factors import draw_factors
 from synreal.data.imageset import class_names, from_arrays, to_arrays
+from synreal.data.pool import open_pool
 from synreal.data.scenes import scene_arrays
 from synreal.data.sprites import CLASS_NAMES
 from synreal.generate.pipeline import new_pipeline
 from synreal.generate.sample import sample_set
 from synreal.generate.tokenizer import learn_tokenizer
 from synreal.models.card import load_card
-from synreal.models.load import load_module, save_checkpoint
+from synreal.models.load import load_module, save_checkpoint, save_weights
 from synreal.paths import cache_dir, zoo_dir
+from synreal.train import mixed
 from synreal.train.detector import train_detector
 from synreal.train.generator import train_autoencoder, train_denoiser
 from synreal.train.judge import train_judge
+from synreal.train.mixed_plans import dino_pretrainings
+from synreal.train.networks import TINY
 from synreal.train.plans import TOKENIZER, Plan, train_plan
 from synreal.train.variants import train_cascade, train_epsilon_and_sing
-from synreal.workers import side_by_side
+from synreal.workers import compute, side_by_side
 
 POOL = 40_000  # captioned real scenes that the generator is trained on
 SYNTHETIC = 24_000
@@ -45,6 +51,7 @@ PLANS = (
     Plan("ViT", "Real", 12_000),
     Plan("CLIP", "Real", 24_000),
 )
+DINO, DINO_SCENES, DINO_SEEDS = TINY["ResNet"], 3_000, 3
 # Sizes for the real model that equals a synthetic one.
 SMALL = (1_000, 1_500, 2_000, 3_000, 4_000, 6_000, 8_000)
 
@@ -66,6 +73,7 @@ def main() -> None:
         delayed(train_detector)(zoo / "detector", work / "detector"),
     ]
     _timed("other generators, judge, detector", side_by_side(workers), jobs)
+    _timed("DINO", ship_dino, zoo, workers)
 
 
 def train_generator(zoo: Path, work: Path) -> Path:
@@ -128,6 +136,23 @@ def match_accuracy(kind: Literal["ViT", "CLIP"], zoo: Path, work: Path) -> None:
     chosen = load_card(work / "tried" / nearest)
     beside = chosen.model_copy(update={"tokenizer": chosen.tokenizer and TOKENIZER})
     save_checkpoint(zoo / nearest, load_module(chosen), beside, half=True)
+
+
+def ship_dino(zoo: Path, workers: int) -> None:
+    """DINO on real and on the shipped synthetic images, as the chapter 03a_mixed asks for it at `mini`.
+
+    Weights are in half precision; a file beside them says what they are. `mixed.trained` finds them by name.
+    """
+    pool = open_pool("scenes/train", DINO_SCENES, str(zoo / "synthetic"), 32)
+    made = dino_pretrainings(pool, DINO, range(DINO_SEEDS))
+    runs = [(kind, run) for kind, own in made.items() for run in own]
+    (zoo / mixed.SHIPPED).mkdir(exist_ok=True)
+    modules = compute(mixed.trained, [(run,) for _, run in runs], workers)
+    for (kind, run), module in zip(runs, modules, strict=True):
+        recipe = asdict(replace(DINO.dino, seed=run.seed))
+        about = {"architecture": DINO.architecture, "images": kind, **recipe}
+        run.shipped.with_suffix(".json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+        save_weights(run.shipped, module, half=True)
 
 
 def _accuracy(plan: Plan, out: Path, zoo: Path, work: Path) -> float:
