@@ -23,6 +23,7 @@ ANNOTATIONS = {
     "Literal": Literal, "Optional": Optional,
 }  # fmt: skip
 SHAPE = "name: type = default  # meaning"
+COUNTS = frozenset({"draws", "workers"})  # numbers that no notebook can do without
 
 
 @dataclass(frozen=True)
@@ -38,13 +39,18 @@ class Parameter:
     def check(self, value: Any, where: str) -> Any:
         """The value, an int made a float where a float is wanted. Raises InputError on any other mismatch."""
         try:
-            return TypeAdapter(self.type).validate_python(value, strict=True)
+            checked = TypeAdapter(self.type).validate_python(value, strict=True)
         except ValidationError as error:
-            expected = f"expected {self.annotation}, for example {self.default!r}"
-            raise InputError(
-                f"{where}: parameter {self.name!r} is {value!r} ({type(value).__name__}); {expected}. "
-                f"Meaning: {self.help}"
-            ) from error
+            raise self._unexpected(value, where, self.annotation) from error
+        if self.name in COUNTS and checked < 1:
+            raise self._unexpected(value, where, "1 or more")
+        return checked
+
+    def _unexpected(self, value: Any, where: str, expected: str) -> InputError:
+        return InputError(
+            f"{where}: parameter {self.name!r} is {value!r} ({type(value).__name__}); expected {expected}, "
+            f"for example {self.default!r}. Meaning: {self.help}"
+        )
 
     def accepts(self, value: Any) -> bool:
         """Whether the value fits the type without conversion."""
