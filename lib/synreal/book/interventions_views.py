@@ -66,9 +66,9 @@ def dose_alt(verdicts: pd.DataFrame) -> str:
 
 
 def verdict_table(found: pd.DataFrame) -> Styler:
-    """The verdicts of `dial_verdicts`, a column for each defect; styled, or its cells would not wrap."""
+    """The verdicts of `dial_verdicts`, a column for each defect."""
     shown = found.assign(**{"p, Holm": [f"{p:.4f}" if p >= 1e-4 else "< 0.0001" for p in found["p, Holm"]]})
-    return shown[["verdict", *(name for name in shown if name != "verdict")]].T.style
+    return _wrapped(shown[["verdict", *(name for name in shown if name != "verdict")]].T)
 
 
 def cross_figure(table: pd.DataFrame) -> Figure:
@@ -115,12 +115,14 @@ def _curve(axes: Axes, table: pd.DataFrame, source: str, curve: Curve) -> None:
 
 
 def rates_table(rates: Mapping[str, pd.DataFrame]) -> Styler:
-    """How many synthetic images stand for one real one, by probe and number of real images, in words.
-
-    Styled, or its cells would not wrap.
-    """
+    """How many synthetic images stand for one real one, by probe and number of real images, in words."""
     rows = {name: table.set_index("real_images")["verdict"] for name, table in rates.items()}
-    return pd.DataFrame(rows).rename_axis("real images").style
+    return _wrapped(pd.DataFrame(rows).rename_axis("real images"))
+
+
+def _wrapped(table: pd.DataFrame) -> Styler:
+    """A table of words: its cells wrap, where those of numbers stay on one line."""
+    return table.style.set_table_attributes('class="dataframe words"')
 
 
 def plan_figure(law: MixLaw, prices: Prices, budget: float) -> Figure:
