@@ -5,10 +5,18 @@ import torch
 
 from synreal.errors import InputError
 from synreal.train.networks import TINY
-from synreal.train.recipes import Recipe
-from synreal.train.selfsupervised import LOCAL, MOMENTUM, Dino, dino, knn_logits, multi_crop
+from synreal.train.recipes import DinoRecipe
+from synreal.train.selfsupervised import Dino, dino, knn_logits, multi_crop
 
-RECIPE = Recipe(steps=3, batch_size=8, learning_rate=1e-3, warmup_steps=0)
+RECIPE = DinoRecipe(
+    steps=3,
+    batch_size=8,
+    learning_rate=1e-3,
+    warmup_steps=0,
+    prototypes=64,
+    momentum=(0.9, 1.0),
+    local_crops=2,
+)
 
 
 def images(count=16):
@@ -23,7 +31,12 @@ def network():
 def pair():
     module = network()
     module.reset_classifier(0)
-    return Dino(module)
+    return Dino(module, RECIPE)
+
+
+def crops(seed=0):
+    batch = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(seed))
+    return multi_crop(batch, RECIPE.local_crops, torch.Generator().manual_seed(seed))
 
 
 def test_the_teacher_follows_slowly_and_learns_nothing_itself():
@@ -32,15 +45,28 @@ def test_the_teacher_follows_slowly_and_learns_nothing_itself():
     before = teacher.clone()
     with torch.no_grad():
         student += 1
-    both(*multi_crop(torch.rand(4, 3, 32, 32), torch.Generator().manual_seed(0))).backward()
-    assert torch.allclose(teacher, before + (1 - MOMENTUM), atol=1e-5)
+    both(*crops()).backward()
+    assert torch.allclose(teacher, before + 0.1, atol=1e-5)
     assert student.grad is not None and teacher.grad is None
+
+
+def test_the_teacher_stands_still_in_the_end():
+    both = pair()
+    moved = []
+    for _ in range(RECIPE.steps):
+        before = next(both.teacher.parameters()).clone()
+        with torch.no_grad():
+            next(both.student.parameters()).add_(1)
+        both(*crops())
+        moved.append((next(both.teacher.parameters()) - before).mean().item())
+    # 0.9, 0.95, 1 of a cosine, with the student 1, 1.9 and 2.805 ahead
+    assert moved == pytest.approx([0.1, 0.095, 0.0], abs=1e-5)
 
 
 def test_the_running_statistics_of_both_agree():
     both = pair().train()
     for seed in range(2):
-        both(*multi_crop(torch.rand(4, 3, 32, 32), torch.Generator().manual_seed(seed)))
+        both(*crops(seed))
     before = [buffer.clone() for buffer in both.student.buffers()]
     both._follow()
     assert all((a == b).all() for a, b in zip(both.teacher.buffers(), before, strict=True))
@@ -48,9 +74,9 @@ def test_the_running_statistics_of_both_agree():
 
 def test_crops_have_two_sizes_and_depend_on_the_generator():
     batch = torch.rand(4, 3, 32, 32)
-    whole, small = multi_crop(batch, torch.Generator().manual_seed(1))
-    assert [x.shape[-1] for x in whole] == [32, 32] and [x.shape[-1] for x in small] == [16] * LOCAL
-    again = multi_crop(batch, torch.Generator().manual_seed(1))[0]
+    whole, small = multi_crop(batch, 3, torch.Generator().manual_seed(1))
+    assert [x.shape[-1] for x in whole] == [32, 32] and [x.shape[-1] for x in small] == [16] * 3
+    again = multi_crop(batch, 3, torch.Generator().manual_seed(1))[0]
     assert (whole[0] == again[0]).all() and (whole[0] != whole[1]).any()
 
 
@@ -60,6 +86,9 @@ def test_training_changes_the_trunk_and_keeps_the_classes():
     assert len(losses) == 3 and module.num_classes == 10
     assert (module.stem[0].weight != untrained.stem[0].weight).any()
     assert module(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
+    again = network()
+    assert dino(again, images(), RECIPE) == losses
+    assert all(torch.equal(a, b) for a, b in zip(module.parameters(), again.parameters(), strict=True))
 
 
 def test_a_vit_of_one_size_is_refused():

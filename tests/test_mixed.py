@@ -175,6 +175,13 @@ def test_only_a_probe_goes_without_a_recipe(pool):
         replace(one_run(pool).stages[0], recipe=None)
 
 
+def test_dino_has_a_recipe_of_its_own(pool):
+    with pytest.raises(InputError, match="dino: found recipe Recipe.*DINO, and it alone, has its own"):
+        one_run(pool, objective="dino")
+    with pytest.raises(InputError, match="labels: found recipe DinoRecipe"):
+        Stage(pool, np.arange(4), NETWORK.dino)
+
+
 def test_a_linear_probe_finds_the_best_line_whatever_the_units():
     x = torch.randn(200, 3, generator=torch.Generator().manual_seed(0))
     labels = (x[:, 0] > 0.2).long() + (x[:, 0] > 1)

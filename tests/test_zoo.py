@@ -31,6 +31,7 @@ from synreal.train.generator import train_autoencoder, train_denoiser
 from synreal.train.loop import Recipe
 from synreal.train.mixed_plans import dino_pretrainings
 from synreal.train.plans import EVALUATED, Plan, train_plan
+from synreal.train.recipes import DinoRecipe
 from synreal.train.zoo import PLANS
 
 GENERATORS = {"generator", "generator-epsilon", "generator-sing", "generator-cascade"}
@@ -76,7 +77,7 @@ def shrink(patch):
     small = DetectorRecipe(scenes=12, validation=6, epochs=1, batch_size=6)
     patch.setattr(zoo, "train_detector", partial(train_detector, recipe=small))
     patch.setattr(variants, "EPSILON", TINY)
-    patch.setattr(zoo, "DINO", replace(zoo.DINO, dino=TINY))
+    patch.setattr(zoo, "DINO", replace(zoo.DINO, dino=DinoRecipe(2, 16, warmup_steps=1, prototypes=16)))
     patch.setattr(zoo, "DINO_SCENES", 30)
     for name in ("train_initial_step", "train_pixels", "train_upscaler"):
         patch.setattr(variants, name, partial(getattr(generator, name), recipe=TINY))

@@ -27,7 +27,7 @@ from synreal.train.loop import Loss, device_of, fit
 from synreal.train.networks import Network
 from synreal.train.pretrain import normalise
 from synreal.train.probe import linear_probe
-from synreal.train.recipes import Recipe
+from synreal.train.recipes import DinoRecipe, Recipe
 from synreal.train.selfsupervised import dino
 from synreal.train.tune import Tunable, tune
 
@@ -56,6 +56,8 @@ class Stage:
         check_augmentations(self.augment)
         if (self.recipe is None) != (self.objective == "probe"):
             raise InputError(f"{self.objective}: found recipe {self.recipe}; only a probe takes none")
+        if (self.objective == "dino") != isinstance(self.recipe, DinoRecipe):
+            raise InputError(f"{self.objective}: found recipe {self.recipe}; DINO, and it alone, has its own")
         both = self.pool.real[self.rows].any() and not self.pool.real[self.rows].all()
         if self.objective == "mixloss" and not both:
             raise InputError("mixloss: the rows are of one kind only; choose real and synthetic images")
@@ -144,7 +146,7 @@ def _train(module: nn.Module, run: Run) -> None:
         return
     recipe = replace(stage.recipe, seed=run.seed)
     images, labels = (torch.from_numpy(part[stage.rows]) for part in (stage.pool.images, stage.pool.labels))
-    if stage.objective == "dino":
+    if isinstance(recipe, DinoRecipe):
         dino(module, images, recipe, run.folder)
         return
     if stage.objective == "mixloss":

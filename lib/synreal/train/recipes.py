@@ -29,6 +29,15 @@ class Recipe:
     micro_batch: int | None = None
 
 
+@dataclass(frozen=True)
+class DinoRecipe(Recipe):
+    """How to train without labels; the defaults of these three are those of DINO's authors."""
+
+    prototypes: int = 65_536  # outputs of the projection head
+    momentum: tuple[float, float] = (0.996, 1.0)  # of the slow copy, at the first and the last step
+    local_crops: int = 8  # small crops of each image, beside two large ones
+
+
 def for_epochs(recipe: Recipe, epochs: float, count: int) -> Recipe:
     """The recipe with the steps of so many passes over `count` images; a last, smaller batch is left out."""
     per_epoch = count // min(recipe.batch_size, count)

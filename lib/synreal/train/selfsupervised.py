@@ -6,6 +6,7 @@ random state; here whole batches are cropped as tensors, from the generator of t
 
 import copy
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from lightly.loss import DINOLoss
 from lightly.models.modules import DINOProjectionHead
 from lightly.models.utils import deactivate_requires_grad, update_momentum
+from lightly.utils.scheduler import cosine_schedule
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -22,25 +24,27 @@ from synreal.train.augment import flip_and_shift
 from synreal.train.batch_augment import crop, recolour
 from synreal.train.loop import device_of, fit
 from synreal.train.pretrain import normalise
-from synreal.train.recipes import Recipe
+from synreal.train.recipes import DinoRecipe
 
-PROTOTYPES = 256  # outputs of the projection head; 65,536 in the original, for a thousand times the images
-MOMENTUM = 0.99  # of the slow copy; the original, with many more steps, goes from 0.996 to 1
-LOCAL = 1  # small crops of each image; 8 in the original, 2 were worse on validation scenes
 NEIGHBOURS, TEMPERATURE = 20, 0.07  # of the k-NN vote, as in the original
 
 
 class Dino(nn.Module):
     """Student and teacher, each a trunk and a projection head; the teacher follows the student."""
 
-    def __init__(self, trunk: nn.Module) -> None:
+    seen: Tensor  # steps so far
+
+    def __init__(self, trunk: nn.Module, recipe: DinoRecipe) -> None:
         super().__init__()
+        self.recipe = recipe
         width = int(trunk.num_features)  # type: ignore[arg-type]
-        self.student = nn.Sequential(trunk, _head(width))
-        self.teacher = nn.Sequential(copy.deepcopy(trunk), _head(width))  # heads cannot be copied as objects
+        head = partial(_head, width, recipe.prototypes)
+        self.student = nn.Sequential(trunk, head())
+        self.teacher = nn.Sequential(copy.deepcopy(trunk), head())  # heads cannot be copied as objects
         self.teacher.load_state_dict(self.student.state_dict())
         deactivate_requires_grad(self.teacher)
-        self.objective = DINOLoss(PROTOTYPES)
+        self.objective = DINOLoss(recipe.prototypes)
+        self.register_buffer("seen", torch.tensor(0))
 
     def forward(self, whole: list[Tensor], small: list[Tensor]) -> Tensor:
         """The loss of large crops [N, C, H, W], seen by both, and small ones, seen by the student alone."""
@@ -53,18 +57,20 @@ class Dino(nn.Module):
 
     @torch.no_grad()
     def _follow(self) -> None:
-        update_momentum(self.student, self.teacher, MOMENTUM)
+        momentum = cosine_schedule(int(self.seen), self.recipe.steps, *self.recipe.momentum)
+        update_momentum(self.student, self.teacher, momentum)
+        self.seen += 1
         for own, other in zip(self.teacher.buffers(), self.student.buffers(), strict=True):
             own.copy_(other)  # the running statistics of a ResNet, which are an average already
 
 
-def _head(width: int) -> nn.Module:
+def _head(width: int, prototypes: int) -> nn.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # lightly's weight_norm is that of earlier PyTorch
-        return DINOProjectionHead(width, 4 * width, width, PROTOTYPES)
+        return DINOProjectionHead(width, 4 * width, width, prototypes)
 
 
-def dino(module: nn.Module, images: Tensor, recipe: Recipe, folder: Path | None = None) -> list[float]:
+def dino(module: nn.Module, images: Tensor, recipe: DinoRecipe, folder: Path | None = None) -> list[float]:
     """Train the trunk of a timm network in place, on uint8 [N, H, W, 3] images; returns the losses.
 
     The network must take images of several sizes: a ResNet, or a ViT with `dynamic_img_size`. Its classifier
@@ -76,19 +82,23 @@ def dino(module: nn.Module, images: Tensor, recipe: Recipe, folder: Path | None 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         module.reset_classifier(0)  # type: ignore[operator]
-        pair = Dino(module)
+        pair = Dino(module, recipe)
 
     def loss(model: Any, rows: Tensor, generator: torch.Generator) -> Tensor:
         x = normalise(images[rows], (0.5,) * 3, (0.5,) * 3).to(device_of(model))
-        return model(*multi_crop(x, generator))
+        return model(*multi_crop(x, recipe.local_crops, generator))
 
     losses = fit(pair, loss, len(images), recipe, folder)
-    module.reset_classifier(classes)  # type: ignore[operator]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        module.reset_classifier(classes)  # type: ignore[operator]
     return losses
 
 
-def multi_crop(images: Tensor, generator: torch.Generator) -> tuple[list[Tensor], list[Tensor]]:
-    """Two large crops (40 to 100 % of the area, full size), LOCAL small ones (10 to 40 %, half the size)."""
+def multi_crop(
+    images: Tensor, local_crops: int, generator: torch.Generator
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Two large crops (40 to 100 % of the area, full size), and small ones (10 to 40 %, half the size)."""
     side = images.shape[2]
 
     def view(area: tuple[float, float], size: int) -> Tensor:
@@ -96,7 +106,7 @@ def multi_crop(images: Tensor, generator: torch.Generator) -> tuple[list[Tensor]
         return recolour(cut, generator)
 
     whole = [view((0.4, 1.0), side) for _ in range(2)]
-    return whole, [view((0.1, 0.4), side // 2) for _ in range(LOCAL)]
+    return whole, [view((0.1, 0.4), side // 2) for _ in range(local_crops)]
 
 
 def knn_logits(bank: Tensor, labels: Tensor, queries: Tensor, classes: int) -> Tensor:
