@@ -79,7 +79,7 @@ TINY = {
 }
 
 # P1 App. A.2, Table 3; `recipes` says what is unsaid there. Nothing is said of DINO and transfer; DINO takes
-# its authors' learning rate, head, crops and slow copy, and fewer steps.
+# its authors' learning rate, prototypes, crops and slow copy, and fewer steps.
 _DINO = DinoRecipe(10_000, 256, 5e-4, weight_decay=0.04, warmup_steps=1_000, precision="bf16")
 PAPER = {
     "ResNet": Network(
