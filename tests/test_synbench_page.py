@@ -13,6 +13,7 @@ from synreal.book.boxes import boxes_in_words, quantile_boxes
 from synreal.book.confusion_maps import confusion_maps, confusions_in_words
 from synreal.book.sheets import worst_cases
 from synreal.book.synbench_page import synbench
+from synreal.book.wording import p_value
 from synreal.data.hierarchy import SCENES_HIERARCHY, Hierarchy
 from synreal.data.imageset import UnreadableImages, from_arrays
 from synreal.data.sprites import CLASS_NAMES
@@ -382,3 +383,9 @@ def test_confusions_are_shares_of_each_label():
     assert confusions_in_words(counts) == (
         "real: 65% of 20 taken for their label, most often cat for dog (20%); a: no image"
     )
+
+
+def test_p_values_are_never_a_bare_zero():
+    assert [p_value(p) for p in (0.0, 2e-5, 1e-4, 0.25, float("nan"))] == [
+        "< 0.0001", "< 0.0001", "0.0001", "0.2500", "",
+    ]  # fmt: skip

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
 from synreal.book import plots
+from synreal.book.wording import p_value
 from synreal.evaluate.exchange import Curve
 from synreal.evaluate.planner import SHARES, MixLaw, Plan, Prices, affordable
 from synreal.evaluate.probes import MATCHING
@@ -67,7 +68,7 @@ def dose_alt(verdicts: pd.DataFrame) -> str:
 
 def verdict_table(found: pd.DataFrame) -> Styler:
     """The verdicts of `dial_verdicts`, a column for each defect."""
-    shown = found.assign(**{"p, Holm": [f"{p:.4f}" if p >= 1e-4 else "< 0.0001" for p in found["p, Holm"]]})
+    shown = found.assign(**{"p, Holm": found["p, Holm"].map(p_value)})
     return _wrapped(shown[["verdict", *(name for name in shown if name != "verdict")]].T)
 
 

@@ -42,7 +42,7 @@ class Parameter:
             checked = TypeAdapter(self.type).validate_python(value, strict=True)
         except ValidationError as error:
             raise self._unexpected(value, where, self.annotation) from error
-        if self.name in COUNTS and checked < 1:
+        if self.name in COUNTS and isinstance(checked, int) and checked < 1:
             raise self._unexpected(value, where, "1 or more")
         return checked
 

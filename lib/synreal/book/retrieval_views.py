@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from synreal.book import plots
 from synreal.book.papers import paper_table
 from synreal.book.sheets import Captioned, worst_cases
+from synreal.book.wording import p_value
 from synreal.data.decode import to_rgb
 from synreal.data.imageset import class_names
 from synreal.evaluate.accuracies import Accuracies
@@ -153,7 +154,7 @@ def effect_table(table: pd.DataFrame, index: Sequence[str]) -> pd.DataFrame:
         "95 % interval": [f"{low:+.3f} to {high:+.3f}" for low, high in bounds],
     }
     if "p_holm" in table:
-        shown["p, Holm"] = table["p_holm"].map("{:.4f}".format)
+        shown["p, Holm"] = table["p_holm"].map(p_value)
     return table[list(index)].assign(**shown).set_index(list(index))
 
 

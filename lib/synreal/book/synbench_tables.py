@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from synreal.book.wording import p_value
 from synreal.synbench.compare import MAIN
 from synreal.synbench.grained import CORRECTED
 from synreal.synbench.measure import YES_NO, Measure
@@ -47,7 +48,7 @@ def _in_words(rows: pd.DataFrame) -> pd.DataFrame:
         "group": rows["group"],
         "statistic": rows["statistic"].str.replace("_", " "),
         "value (95 % interval)": [_estimate(row) for _, row in rows.iterrows()],
-        "p (Holm)": ["" if pd.isna(p) else f"{p:.4f}" for p in rows["p_holm"]],
+        "p (Holm)": rows["p_holm"].map(p_value),
         "n real": rows["n_real"].map("{:,.0f}".format),
         "n synthetic": rows["n_synthetic"].map("{:,.0f}".format),
         "note": rows["note"],
@@ -64,7 +65,7 @@ def _overview(own: pd.DataFrame, measure: Measure) -> dict[str, str]:
         "synthetic": f"{own.loc[f'{kind}_synthetic', 'value']:.3g}",
         "difference (95 % interval)": _estimate(own.loc[f"{kind}_difference"]),
         "range, times real": _estimate(own.loc["range_ratio"]) if "range_ratio" in own.index else "",
-        "p (Holm)": "" if pd.isna(p) else f"{p:.4f}",
+        "p (Holm)": p_value(p),
     }
 
 

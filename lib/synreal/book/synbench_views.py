@@ -11,6 +11,7 @@ from synreal.book.boxes import boxes_in_words, quantile_boxes
 from synreal.book.papers import paper_table
 from synreal.book.sheets import worst_cases
 from synreal.book.synbench import images_behind
+from synreal.book.wording import p_value
 from synreal.data.decode import to_rgb
 from synreal.data.hierarchy import Hierarchy
 from synreal.data.imageset import class_names
@@ -44,7 +45,7 @@ def validation_table(table: pd.DataFrame) -> pd.DataFrame:
 def main_table(found: pd.DataFrame) -> pd.DataFrame:
     """The statistics of one set that decide, with intervals, p after Holm, and n."""
     rows = _counted(found[found["statistic"].isin(MAIN)]).set_index(["measure", "statistic"])
-    return _readable(rows).assign(**{"p, Holm": rows["p_holm"].map(_p_value)})
+    return _readable(rows).assign(**{"p, Holm": rows["p_holm"].map(p_value)})
 
 
 def consistency_table(table: pd.DataFrame) -> pd.DataFrame:
@@ -54,10 +55,6 @@ def consistency_table(table: pd.DataFrame) -> pd.DataFrame:
 
 def _counted(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(n=[images_behind(row) for row in rows.to_dict("records")])
-
-
-def _p_value(p: float) -> str:
-    return "" if pd.isna(p) else "< 0.0001" if p < 1e-4 else f"{p:.4f}"
 
 
 def _estimate(row: pd.Series) -> str:
