@@ -56,8 +56,7 @@ test: install  ## everything: style, types, stored outputs of the notebooks, the
 
 .PHONY: zoo
 zoo: install  ## train the shipped models again from nothing; goes on when interrupted
-	$(BIN)/python -m synreal.train.zoo
-	$(BIN)/python -m synreal.text.zoo
+	$(BIN)/python -m synreal.zoo
 
 .PHONY: store
 store: install  ## execute every notebook and store its outputs in notebooks/, for a commit

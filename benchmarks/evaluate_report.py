@@ -19,8 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from synreal.data.hierarchy import Hierarchy
-from synreal.data.imagenet import imagenet_class_names
-from synreal.data.imagenetx import imagenet_x_factors, imagenet_x_labels
+from synreal.data.published import imagenet_class_names, imagenet_x_factors, imagenet_x_labels
 from synreal.evaluate import Predictions, compare, correct, report
 
 DRAWS = 2000

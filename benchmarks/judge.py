@@ -16,12 +16,11 @@ import datasets
 import numpy as np
 from timing import rate
 
-from synreal.data.imageset import to_rgb
+from synreal.data.decode import to_rgb
 from synreal.data.scenes import scene_set
-from synreal.evaluate.predictions import predict
 from synreal.models.load import load_classifier
-from synreal.synbench.local_judge import LocalJudge
-from synreal.synbench.questions import PERSON_BLOCKING
+from synreal.models.predictions import predict
+from synreal.synbench.vlm import PERSON_BLOCKING, LocalJudge
 
 Way = Callable[[datasets.Dataset], object]
 

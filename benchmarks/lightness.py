@@ -16,8 +16,8 @@ import numpy as np
 from skimage import data as photographs
 from skimage.color import rgb2lab
 
-from synreal.data.imageset import from_arrays, to_rgb
-from synreal.synbench.lightness import Brightness, lightness
+from synreal.data.decode import from_arrays, to_rgb
+from synreal.synbench.measures import Brightness, lightness
 
 ROUNDS = 7
 

@@ -34,10 +34,9 @@ from synreal.data.imageset import load_image_set
 from synreal.data.scenes import scene_arrays
 from synreal.models.card import Card, load_card
 from synreal.models.load import build_module, load_classifier, save_checkpoint
-from synreal.train.realtune import tunable_classifier
+from synreal.train.finetune import tune
 from synreal.train.recipes import REALTUNE_VIT, SCENES_VIT, Recipe
-from synreal.train.tune import tune
-from synreal.train.tuning_data import TuningData
+from synreal.train.tuning import TuningData, tunable_classifier
 
 PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "RTX 3090": 71e12}  # bf16, dense, of the data sheets
 P1_IMAGES = 10 * 40_000

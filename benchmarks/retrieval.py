@@ -6,7 +6,7 @@ ITEMS (1,000,000) unit vectors of 512 dimensions take 1 GB on disk and 2 GB in m
 index. Ratios to FAISS are measured on a tenth of them. Vectors scatter around 2,000 centres, since neighbours
 among vectors without any structure cannot be compressed. Seconds are of the processor, of all cores together,
 so that a busy machine measures the same. Set OMP_NUM_THREADS=1 to measure the constants of
-`synreal.retrieve.plan`, which are of one core.
+`synreal.retrieve.index`, which are of one core.
 """
 
 import os
@@ -25,12 +25,11 @@ import torch.nn.functional as F
 from datasets import Dataset
 
 from synreal.data.scenes import scene_set
-from synreal.models.load import load_card, load_module
-from synreal.retrieve.embed import embed_set
+from synreal.models.card import load_card
+from synreal.models.load import load_module
+from synreal.retrieve.embed import Encoder, embed_set
 from synreal.retrieve.embeddings import Embeddings
-from synreal.retrieve.encoder import Encoder
-from synreal.retrieve.index import Index, exact_search, share_found
-from synreal.retrieve.plan import CODEWORDS, ivf_pq_shape
+from synreal.retrieve.index import CODEWORDS, Index, exact_search, ivf_pq_shape, share_found
 
 SIZE, QUERIES, K, SHARD = 512, 1000, 10, 100_000
 CHECKPOINT, IMAGES = "CLIP-Real-24k", 1000

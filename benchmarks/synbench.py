@@ -15,13 +15,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from synreal.book.synbench_page import report
+from synreal.book.synbench_report import all_numbers, report
+from synreal.data.decode import image_set_hash
 from synreal.data.imageset import class_names
 from synreal.data.worlds import open_world
-from synreal.evaluate.examine import image_set_hash
 from synreal.synbench.backends import open_measures
-from synreal.synbench.numbers import all_numbers
-from synreal.synbench.study import measure_all
+from synreal.synbench.compare import measure_all
 
 
 @contextmanager

@@ -14,9 +14,8 @@ from collections.abc import Callable
 import torch
 from torch.nn import functional as F
 
-from synreal.text.gpt2 import fastest_device, gpt2_config, new_gpt2
+from synreal.text.gpt2 import fastest_device, gpt2_config, learn_text_tokenizer, new_gpt2
 from synreal.text.sample import Sampling, continue_texts
-from synreal.text.tokenizer import learn_tokenizer
 from synreal.text.train import next_token_loss
 from synreal.train.loop import fit
 from synreal.train.recipes import Recipe
@@ -82,7 +81,7 @@ def main() -> None:
     defaults = ["gpt2", "1024", "16", "30"] if gpu else ["mini", "128", "8", "60"]
     given = sys.argv[1:] + defaults[len(sys.argv) - 1 :]
     architecture, (context, batch, steps) = given[0], map(int, given[1:])
-    tokenizer = learn_tokenizer(["a text of few words"])
+    tokenizer = learn_text_tokenizer(["a text of few words"])
     config = gpt2_config(architecture, tokenizer)
     config.vocab_size = 50257 if gpu else 1024
     rows = torch.randint(config.vocab_size, (max(64, batch), context + 1))

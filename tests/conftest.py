@@ -19,7 +19,7 @@ names: list[str] = ["a"]  # who
 seed: int = 0  # of every draw
 """
 # Records one measurement, as a chapter does.
-RECORD = """from synreal.book.record import Study
+RECORD = """from synreal.book.study import Study
 Study(NAME, profile).record(metric="n", value=n, model="m", data="test", n=n, seed=seed)"""
 
 
@@ -53,7 +53,7 @@ def tiny_vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
 
     from synreal.models import build_module, save_checkpoint
-    from synreal.train.plans import scenes_card
+    from synreal.zoo import scenes_card
 
     card = scenes_card(
         name="tiny", role="ViT-Syn-1k", library="timm", architecture="vit_tiny_patch16_224",

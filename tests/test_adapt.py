@@ -11,13 +11,12 @@ from datasets import concatenate_datasets
 from torch import nn
 from typer.testing import CliRunner
 
-from synreal.book.adapt_report import adapt_report, cleaned, open_images
+from synreal.book.tuning_report import adapt_report, cleaned, open_images
 from synreal.cli import app
 from synreal.data.imageset import class_names
 from synreal.data.scenes import scene_set
 from synreal.data.tasks import Task, of_classes
 from synreal.errors import InputError
-from synreal.evaluate.adapted import adapt_and_predict, predict_task
 from synreal.models.load import load_classifier
 from synreal.train.adapt import (
     CONTRACT,
@@ -25,10 +24,12 @@ from synreal.train.adapt import (
     SCENES,
     Adaptation,
     adapt,
+    adapt_and_predict,
     adaptation_named,
     freeze_batch_norm,
     linear_probe,
     mixture,
+    predict_task,
     targeted,
 )
 from synreal.train.recipes import Preset, Recipe
@@ -128,7 +129,7 @@ def test_a_probe_finds_what_can_be_separated():
 def test_nothing_is_trained_twice(scenes, task, tmp_path, monkeypatch):
     monkeypatch.setenv("SYNREAL_CACHE", str(tmp_path))
     first = adapt_and_predict(CLIP, scenes, [task], "retrieved", BRIEF, seed=0)
-    monkeypatch.setattr("synreal.evaluate.adapted.adapt", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr("synreal.train.adapt.adapt", lambda *_: pytest.fail("trained again"))
     again = adapt_and_predict(CLIP, scenes, [task], "retrieved", BRIEF, seed=0)
     for reading, found in first[0].predictions.items():
         assert (found.logits == again[0].predictions[reading].logits).all() and found.model == "retrieved 60"

@@ -16,10 +16,8 @@ from diffusers import (
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from synreal.errors import InputError
-from synreal.generate.backends import StableDiffusion, check_base
-from synreal.generate.batches import in_batches, resized
-from synreal.generate.loading import load_pipeline
-from synreal.generate.tokenizer import learn_tokenizer
+from synreal.generate.backends import StableDiffusion, check_base, in_batches, load_pipeline, resized
+from synreal.generate.pipeline import learn_tokenizer
 
 PROMPTS, SEEDS = ["a red bag", "a coat", "a small shirt"], [7, 8, 9]
 # The noise levels of SD v1.5 and SD v2.

@@ -19,10 +19,11 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from synreal.data.imageset import check_image_set, from_arrays
+from synreal.data.decode import from_arrays
+from synreal.data.imageset import check_image_set
 from synreal.errors import InputError
-from synreal.generate import captioner
-from synreal.generate.captioner import Captioner, add_captions
+from synreal.generate import prompts
+from synreal.generate.prompts import Captioner, add_captions
 
 WORDS = ["<s>", "<pad>", "</s>", "<unk>", "a", "man", "holding", "fish", "on", "the", "red", "box", "<image>"]
 PIXELS = np.random.default_rng(0).integers(0, 256, (7, 18, 16, 3), np.uint8)
@@ -72,7 +73,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def cache(monkeypatch, tmp_path):
     monkeypatch.setenv("SYNREAL_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(captioner, "SHARD", 3)
+    monkeypatch.setattr(prompts, "SHARD", 3)
     return tmp_path / "cache" / "captions"
 
 

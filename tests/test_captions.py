@@ -7,8 +7,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from synreal.data.captions import MENTIONED, OPENINGS, caption, captions, class_caption
-from synreal.data.factors import draw_factors, flags, stream
+from synreal.data.factors import (
+    MENTIONED,
+    OPENINGS,
+    caption,
+    captions,
+    class_caption,
+    draw_factors,
+    flags,
+    stream,
+)
 from synreal.data.sprites import CLASS_NAMES, SPLITS
 
 PLAIN = replace(

@@ -8,16 +8,15 @@ import torch
 from diffusers import DDPMScheduler, IFPipeline, IFSuperResolutionPipeline, UNet2DConditionModel
 from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
-from synreal.data.captions import captions
-from synreal.data.factors import draw_factors
+from synreal.data.factors import captions, draw_factors
 from synreal.data.scenes import scene_arrays
 from synreal.errors import InputError
 from synreal.generate import cascade
 from synreal.generate.cascade import Cascade, new_cascade, save_cascade
+from synreal.generate.pipeline import learn_tokenizer
 from synreal.generate.sample import open_generator
-from synreal.generate.tokenizer import learn_tokenizer
 from synreal.train.generator import train_pixels, train_upscaler
-from synreal.train.loop import Recipe
+from synreal.train.recipes import Recipe
 
 PROMPTS, SEEDS = ["a red bag", "a coat", "a dark shirt"], [7, 8, 9]
 FEW = Recipe(steps=8, batch_size=8, learning_rate=2e-3, warmup_steps=1)

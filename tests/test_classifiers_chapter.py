@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from synreal.book import record as recording
+from synreal.book import study as recording
+from synreal.book.claims import paper_value
 from synreal.book.classifier_views import (
     PAPER_PAIRS,
     alt_text,
@@ -14,15 +15,13 @@ from synreal.book.classifier_views import (
     table_of_models,
 )
 from synreal.book.classifiers import record_gap_differences, record_models, record_pairs
-from synreal.book.pairs import read_pairs
-from synreal.book.papers import paper_value
-from synreal.book.record import Study, read_results
+from synreal.book.study import Study, read_pairs, read_results
 from synreal.data.hierarchy import SCENES_HIERARCHY
 from synreal.data.sprites import CLASS_NAMES
 from synreal.data.worlds import World
 from synreal.errors import InputError
 from synreal.evaluate import Predictions, relative_accuracy
-from synreal.evaluate.accuracy import correct
+from synreal.evaluate.metrics import correct
 from synreal.models import Card
 
 N = 600

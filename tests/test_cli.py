@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from synreal import cli
-from synreal.book import listing, profiles
+from synreal.book import parameters
 from synreal.errors import InputError
 
 
@@ -74,11 +74,11 @@ def test_run_folder_of_another_configuration_is_status_2(synreal, notebook, tmp_
 
 
 def test_list_shows_parameters_and_profiles(synreal, notebook, monkeypatch):
-    monkeypatch.setattr(listing, "book_notebooks", lambda: {"tiny": notebook()})
+    monkeypatch.setattr(parameters, "book_notebooks", lambda: {"tiny": notebook()})
     status, out, _ = synreal("list")
     assert status == 0 and out.startswith("tiny: Title of tiny\n")
     assert "  n: int = 2 " in out and "images; cost grows = linearly" in out
-    assert all(f"\n  {name} " in out for name in profiles.book_profiles())
+    assert all(f"\n  {name} " in out for name in parameters.book_profiles())
 
 
 def test_module_and_help_answer_without_heavy_imports():
@@ -138,7 +138,7 @@ def test_synbench_measures_a_folder_beside_scenes(synreal, generated):
 
 
 def test_synbench_is_status_1_when_a_threshold_or_a_measure_fails(synreal, generated, monkeypatch):
-    from synreal.synbench.lightness import Brightness
+    from synreal.synbench.measures import Brightness
 
     limits = generated / "limits.yaml"
     limits.write_text("brightness/mean_synthetic: {max: 1}\n")

@@ -10,14 +10,14 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from synreal import zoo
 from synreal.data.hierarchy import Hierarchy
 from synreal.data.scenes import scene_arrays
 from synreal.errors import InputError
 from synreal.evaluate import Predictions, report
 from synreal.models import load_card, load_classifier
 from synreal.synbench.consistency import among, confusion, consistency, consistency_gap, group_confusion
-from synreal.train import judge
-from synreal.train.loop import Recipe
+from synreal.train.recipes import Recipe
 
 CLASSES = ("tabby", "siamese", "pug", "beagle", "boxer", "cup")
 PETS = Hierarchy("pets", {"cat": CLASSES[:2], "dog": CLASSES[2:5], "thing": CLASSES[5:]})
@@ -216,12 +216,12 @@ def test_the_papers_judge_loads_strictly_from_the_folder_named(tmp_path, monkeyp
 
 
 def test_the_worlds_judge_is_trained_saved_and_found_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(judge, "SCENES", 64)
-    monkeypatch.setattr(judge, "JUDGE", Recipe(steps=2, batch_size=16, warmup_steps=1))
-    monkeypatch.setattr("synreal.train.plans.EVALUATED", 50)
-    card = judge.train_judge(tmp_path / "zoo", tmp_path / "work")
+    monkeypatch.setattr(zoo, "SCENES", 64)
+    monkeypatch.setattr(zoo, "JUDGE", Recipe(steps=2, batch_size=16, warmup_steps=1))
+    monkeypatch.setattr("synreal.zoo.EVALUATED", 50)
+    card = zoo.train_judge(tmp_path / "zoo", tmp_path / "work")
     assert (card.name, card.role, card.training["source"]) == ("Judge", "judge", "real")
     assert (tmp_path / "zoo" / "Judge" / card.weights).stat().st_size < 2.5 * 2**20
     assert load_classifier(card).logits(scene_arrays("val", 3)[0]).shape == (3, 10)
-    monkeypatch.setattr(judge, "train_classifier", None)
-    assert judge.train_judge(tmp_path / "zoo", tmp_path / "work") == card
+    monkeypatch.setattr(zoo, "train_classifier", None)
+    assert zoo.train_judge(tmp_path / "zoo", tmp_path / "work") == card

@@ -7,7 +7,7 @@ import pytest
 from synreal.data.hierarchy import Hierarchy
 from synreal.errors import InputError
 from synreal.evaluate import Predictions
-from synreal.evaluate.contrast import factors_worse, gap_difference
+from synreal.evaluate.report import factors_worse, gap_difference
 
 N = 400
 NAMES = ("cat", "dog", "car", "van")

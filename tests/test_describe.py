@@ -4,9 +4,8 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
 
-from synreal.data import describe
-from synreal.data.describe import VALUES, factor_shares, shared_garments
-from synreal.data.scenes import scene_arrays
+from synreal.data import scenes
+from synreal.data.scenes import VALUES, factor_shares, scene_arrays, shared_garments
 from synreal.data.sprites import Sprites
 
 
@@ -24,7 +23,7 @@ def test_no_photograph_is_in_two_splits(monkeypatch):
     assert shared_garments() == 0
     black, white = np.zeros((1, 28, 28), np.uint8), np.full((1, 28, 28), 255, np.uint8)
     held = {"upstream": black, "train": white, "val": black, "test": np.concatenate([black, white])}
-    monkeypatch.setattr(describe, "load_sprites", lambda split: Sprites(held[split], held[split], ()))
+    monkeypatch.setattr(scenes, "load_sprites", lambda split: Sprites(held[split], held[split], ()))
     # black in upstream, val and test: three pairs; white in train and test: one
     assert shared_garments() == 4
 

@@ -12,19 +12,23 @@ from datasets import Image
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from synreal.data.imageset import from_arrays
+from synreal.data.decode import from_arrays
 from synreal.data.scenes import scene_arrays
 from synreal.errors import InputError
 from synreal.models import yolo
 from synreal.synbench.detect import (
     COLUMNS,
     LastSeen,
+    PersonFinder,
+    PersonOverlap,
+    Scale,
     YoloDetector,
+    central_objects,
+    labels_of,
     load_detector,
+    person_boxes,
     published_detector,
 )
-from synreal.synbench.overlap import PersonFinder, PersonOverlap, person_boxes
-from synreal.synbench.scale import Scale, central_objects, labels_of
 from synreal.train import detector as training
 
 TINY = {

@@ -6,13 +6,21 @@ import torch
 
 from synreal.data.scenes import scene_arrays
 from synreal.errors import InputError
-from synreal.evaluate.effect import Effect
-from synreal.evaluate.probes import COUNTERPART, MATCHING, SEVERAL, enriched_test, probe, probe_hits
+from synreal.evaluate.repeated import Effect
+from synreal.evaluate.slices import COUNTERPART, MATCHING, SEVERAL, enriched_test, probe, probe_hits
 from synreal.generate.rerender import Defects
-from synreal.train.dial import SCRATCH, Training, changed_share, dial_grid, dosed_arrays, turn_dial
-from synreal.train.mixes import Mix, train_mixes
+from synreal.train.experiment import small_classifier, train_small
+from synreal.train.interventions import (
+    SCRATCH,
+    Mix,
+    Training,
+    changed_share,
+    dial_grid,
+    dosed_arrays,
+    train_mixes,
+    turn_dial,
+)
 from synreal.train.recipes import Recipe
-from synreal.train.small import small_classifier, train_small
 
 TINY = Recipe(steps=2, batch_size=8, learning_rate=1e-3, warmup_steps=0)
 
@@ -57,7 +65,7 @@ def test_trainings_are_kept_and_do_not_depend_on_workers(test_set, monkeypatch, 
     monkeypatch.setenv("SYNREAL_CACHE", str(tmp_path / "other"))
     again = turn_dial(grid, 20, 10, 2, test_set.images, TINY, workers=1)
     assert all(np.array_equal(first[defects], again[defects]) for defects in grid)
-    monkeypatch.setattr("synreal.train.dial.train_small", None)  # would fail, were it called
+    monkeypatch.setattr("synreal.train.interventions.train_small", None)  # would fail, were it called
     kept = turn_dial(grid, 20, 10, 2, test_set.images, TINY, workers=1)
     assert np.array_equal(kept[grid[1]], again[grid[1]])
 
@@ -75,7 +83,7 @@ def test_first_weights_come_from_the_seed_alone():
 
 def test_mixes_of_one_seed_are_nested(test_set, monkeypatch):
     seen = []
-    monkeypatch.setattr("synreal.train.mixes.kept", lambda f, jobs, workers: seen.extend(jobs) or [
+    monkeypatch.setattr("synreal.train.interventions.kept", lambda f, jobs, workers: seen.extend(jobs) or [
         np.zeros((len(test_set.labels), 10), np.float32) for _ in jobs])  # fmt: skip
     pools = [(np.full((6, 32, 32, 3), kind, np.uint8), np.arange(6)) for kind in (0, 1)]
     logits = train_mixes([Mix(4, 0), Mix(2, 3)], *pools, 10, TINY, 2, test_set.images)
@@ -93,7 +101,7 @@ def test_rare_scenes_are_added_but_not_counted_as_natural(test_set, monkeypatch)
     assert test_set.natural.sum() == 60
     for rows in shown.values():
         assert (rows & ~test_set.natural).sum() >= 12
-    monkeypatch.setattr("synreal.evaluate.probes.SEARCHED", 100)
+    monkeypatch.setattr("synreal.evaluate.slices.SEARCHED", 100)
     with pytest.raises(
         InputError, match="rare: found 50 wanted of each factor, expected what 100 scenes hold"
     ):

@@ -4,9 +4,8 @@ import pytest
 import torch
 
 from synreal.errors import InputError
-from synreal.train.networks import TINY
-from synreal.train.recipes import DinoRecipe
-from synreal.train.selfsupervised import Dino, dino, knn_logits, multi_crop
+from synreal.train.dino import Dino, dino, knn_logits, multi_crop
+from synreal.train.recipes import TINY, DinoRecipe
 
 RECIPE = DinoRecipe(
     steps=3,

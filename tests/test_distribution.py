@@ -8,10 +8,9 @@ from hypothesis import strategies as st
 from scipy.stats import ks_2samp, wasserstein_distance
 
 from synreal.errors import InputError
-from synreal.evaluate import cumulative
-from synreal.evaluate.distribution import compare_classes, compare_distributions
-from synreal.evaluate.proportions import compare_proportions
-from synreal.evaluate.statistics import holm, wilson_interval
+from synreal.evaluate import distribution
+from synreal.evaluate.distribution import compare_classes, compare_distributions, compare_proportions
+from synreal.evaluate.resampling import holm, wilson_interval
 
 DISTANCES = ["wasserstein", "ks"]
 QUANTILES = {"q05": 0.05, "q25": 0.25, "q50": 0.5, "q75": 0.75, "q95": 0.95}
@@ -117,7 +116,7 @@ def test_the_order_of_images_and_the_size_of_chunks_change_nothing(monkeypatch):
         draws=40,
     )
     pd.testing.assert_frame_equal(first, mixed)
-    monkeypatch.setattr(cumulative, "CHUNK_COUNTS", 300)  # three draws at once
+    monkeypatch.setattr(distribution, "CHUNK_COUNTS", 300)  # three draws at once
     pd.testing.assert_frame_equal(first, compare_distributions(real, other, clusters, draws=40))
     assert not first.equals(compare_distributions(real, other, clusters, draws=40, seed=1))
 

@@ -5,11 +5,9 @@ import pytest
 from synreal import paths
 from synreal.data.scenes import scene_set
 from synreal.errors import InputError
-from synreal.generate.autoencoder import PatchAutoencoder
-from synreal.generate.pipeline import new_pipeline
-from synreal.generate.sample import Sampling
-from synreal.generate.tokenizer import learn_tokenizer
-from synreal.synbench.draw import draw_world
+from synreal.generate.backends import PatchAutoencoder
+from synreal.generate.pipeline import learn_tokenizer, new_pipeline
+from synreal.generate.sample import Sampling, draw_world
 
 TWO_STEPS = Sampling(guidance_scale=2.0, steps=2, seed=0)
 

@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from synreal.data.imageset import from_arrays
+from synreal.data.decode import from_arrays
 from synreal.errors import InputError
-from synreal.synbench.endpoint import Endpoint
-from synreal.synbench.questions import AnswerCache, ask_all
+from synreal.synbench.vlm import AnswerCache, Endpoint, ask_all
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 7, 3), np.uint8)
 PICTURE = Image.fromarray(PIXELS)

@@ -8,17 +8,17 @@ import timm
 import torch
 from safetensors.torch import load_file
 
-import synreal.evaluate.examine as examining
-from synreal.data.fingerprint import image_set_hash
-from synreal.data.imageset import from_arrays, load_image_set
+import synreal.models.predictions as examining
+from synreal.data.decode import from_arrays, image_set_hash
+from synreal.data.imageset import load_image_set
 from synreal.data.worlds import World
 from synreal.errors import InputError
-from synreal.evaluate.examine import examine
-from synreal.models import Card, conv_stem, save_checkpoint
+from synreal.models import Card, save_checkpoint, small
+from synreal.models.predictions import examine
 
 NAMES = ("bag", "coat", "dress")
 CARD = Card(
-    name="tiny", role="tiny", library="timm", architecture=conv_stem.NAME, activation="gelu",
+    name="tiny", role="tiny", library="timm", architecture=small.VIT_32, activation="gelu",
     weights="model.safetensors", image_size=32, resize=32, crop="none", interpolation="bilinear",
     mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), head="linear", class_names=NAMES, license="MIT",
 )  # fmt: skip
@@ -34,7 +34,7 @@ def images(pixels=PIXELS, labels=LABELS, names=NAMES, **columns):
 def checkpoint(tmp_path, monkeypatch):
     monkeypatch.setenv("SYNREAL_CACHE", str(tmp_path / "cache"))
     torch.manual_seed(0)
-    save_checkpoint(tmp_path / "tiny", timm.create_model(conv_stem.NAME, num_classes=3), CARD)
+    save_checkpoint(tmp_path / "tiny", timm.create_model(small.VIT_32, num_classes=3), CARD)
     return tmp_path / "tiny"
 
 
@@ -64,9 +64,9 @@ def test_other_images_another_model_or_preparation_are_computed_anew(checkpoint,
     examine(str(checkpoint), World("mine", images(labels=LABELS[::-1]), None, None))
     assert len(runs) == 2
     torch.manual_seed(1)
-    save_checkpoint(tmp_path / "other", timm.create_model(conv_stem.NAME, num_classes=3), CARD)
+    save_checkpoint(tmp_path / "other", timm.create_model(small.VIT_32, num_classes=3), CARD)
     examine(str(tmp_path / "other"), World("mine", images(), None, None))
-    module = timm.create_model(conv_stem.NAME, num_classes=3)
+    module = timm.create_model(small.VIT_32, num_classes=3)
     grey = CARD.model_copy(update={"std": (0.3, 0.3, 0.3)})
     module.load_state_dict(load_file(checkpoint / "model.safetensors"))
     save_checkpoint(tmp_path / "grey", module, grey)
@@ -76,7 +76,7 @@ def test_other_images_another_model_or_preparation_are_computed_anew(checkpoint,
 
 def test_a_model_is_not_examined_on_what_its_card_says_it_learned_from(checkpoint, runs):
     told = CARD.model_copy(update={"training": {"data": "mine"}})
-    save_checkpoint(checkpoint, timm.create_model(conv_stem.NAME, num_classes=3), told)
+    save_checkpoint(checkpoint, timm.create_model(small.VIT_32, num_classes=3), told)
     with pytest.raises(InputError, match="tiny learned from mine"):
         examine(str(checkpoint), World("mine", images(), None, None))
     assert not runs

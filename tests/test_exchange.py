@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from synreal.errors import InputError
-from synreal.evaluate.exchange import (
+from synreal.evaluate.scaling_laws import (
     BOUNDS,
     NEVER,
     NOTHING_MORE,

@@ -12,20 +12,23 @@ import torch
 from safetensors.torch import save_file
 from transformers import CLIPTokenizer
 
-from synreal.data.captions import captions
-from synreal.data.factors import draw_factors
-from synreal.data.imageset import check_image_set, class_names, to_arrays
+from synreal.data.decode import to_arrays
+from synreal.data.factors import captions, draw_factors
+from synreal.data.imageset import check_image_set, class_names
 from synreal.errors import InputError
 from synreal.generate import sample
-from synreal.generate.autoencoder import PatchAutoencoder
-from synreal.generate.backends import StableDiffusion
-from synreal.generate.batches import sample_images
-from synreal.generate.loading import load_pipeline
-from synreal.generate.pipeline import RELEARNT, epsilon_pipeline, new_pipeline, save_epsilon
+from synreal.generate.backends import PatchAutoencoder, StableDiffusion, load_pipeline, sample_images
+from synreal.generate.pipeline import (
+    MAX_LENGTH,
+    RELEARNT,
+    epsilon_pipeline,
+    learn_tokenizer,
+    new_pipeline,
+    save_epsilon,
+)
 from synreal.generate.sample import Sampling, open_generator, sample_set
-from synreal.generate.tokenizer import MAX_LENGTH, learn_tokenizer
 from synreal.train.generator import train_denoiser
-from synreal.train.loop import Recipe
+from synreal.train.recipes import Recipe
 
 TEXTS = captions([draw_factors(index, "upstream") for index in range(300)], "upstream")
 PROMPTS = ["bag, a red bag", "coat, my new coat", "dress, a dress", "shirt, a small shirt", "bag, a bag"]

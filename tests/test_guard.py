@@ -7,14 +7,21 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from synreal.data.imageset import from_arrays
-from synreal.data.overlap import collapse, describe, nearest, pixel_hashes, try_pixel_hashes
+from synreal.data.decode import from_arrays
+from synreal.data.overlap import (
+    collapse,
+    describe,
+    nearest,
+    pixel_hashes,
+    refuse_overlap,
+    refuse_shared_pixels,
+    try_pixel_hashes,
+)
 from synreal.errors import InputError
-from synreal.evaluate.guard import refuse_choice_on, refuse_learned, refuse_overlap, refuse_shared_pixels
 from synreal.generate.rerender import Defects
-from synreal.train.dial import SCRATCH, Training, dosed_arrays, dosed_logits
-from synreal.train.mixes import Mix, train_mixes
-from synreal.train.plans import scenes_card
+from synreal.models.card import refuse_choice_on, refuse_learned
+from synreal.train.interventions import SCRATCH, Mix, Training, dosed_arrays, dosed_logits, train_mixes
+from synreal.zoo import scenes_card
 
 CARD = scenes_card(
     name="tiny", role="tiny", library="timm", architecture="resnet18", activation="relu", head="linear"

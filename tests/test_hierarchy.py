@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from synreal.data.hierarchy import SCENES_HIERARCHY, Hierarchy
-from synreal.data.imagenet import imagenet_wnids
+from synreal.data.published import imagenet_wnids
 from synreal.errors import InputError
 
 SCENES = (

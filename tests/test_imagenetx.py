@@ -16,7 +16,7 @@ from imagenet_x.aggregate import compute_factor_accuracies, estimated_calibratio
 from imagenet_x.aggregate import error_ratio as packaged_error_ratio
 from imagenet_x.utils import augment_model_predictions, load_annotations
 
-from synreal.data.imagenetx import FACTORS, imagenet_x_factors, imagenet_x_labels
+from synreal.data.published import FACTORS, imagenet_x_factors, imagenet_x_labels
 from synreal.errors import InputError
 from synreal.evaluate import error_ratio, expected_calibration_error, factor_accuracy, relative_accuracy
 

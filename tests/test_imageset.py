@@ -8,15 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from synreal.data.decode import unreadable_images
-from synreal.data.imageset import (
-    check_image_set,
-    class_names,
-    from_arrays,
-    match_classes,
-    to_arrays,
-    to_rgb,
-)
+from synreal.data.decode import from_arrays, to_arrays, to_rgb, unreadable_images
+from synreal.data.imageset import check_image_set, class_names, match_classes
 from synreal.errors import InputError
 
 NAMES = ["cat", "dog", "bird"]

@@ -7,13 +7,11 @@ import pytest
 from synreal.book import interventions as chapter
 from synreal.book import interventions_views as views
 from synreal.book.claims import load_claims
-from synreal.book.record import Study, read_results
-from synreal.evaluate.exchange import exchange_rates
+from synreal.book.study import Study, read_results
 from synreal.evaluate.planner import Plan, Prices, fit_mixes, plan_for_budget
-from synreal.evaluate.probes import enriched_test
-from synreal.evaluate.worth import measured
-from synreal.train.dial import dial_grid
-from synreal.train.mixes import Mix
+from synreal.evaluate.scaling_laws import exchange_rates, measured
+from synreal.evaluate.slices import enriched_test
+from synreal.train.interventions import Mix, dial_grid
 
 SEEDS = 3
 

@@ -6,10 +6,19 @@ import pandas as pd
 import pytest
 from pydantic import ValidationError
 
-from synreal.book.claims import Claim, Condition, load_claims
-from synreal.book.ledger import Verdict, judge, ledger_page, ledger_table, verdict_counts
-from synreal.book.papers import paper_table, paper_value
-from synreal.book.record import Measurement
+from synreal.book.claims import (
+    Claim,
+    Condition,
+    Verdict,
+    judge,
+    ledger_page,
+    ledger_table,
+    load_claims,
+    paper_table,
+    paper_value,
+    verdict_counts,
+)
+from synreal.book.study import Measurement
 from synreal.errors import InputError
 
 EFFECT = {"study": "s", "metric": "gap", "model": "a vs b"}

@@ -11,11 +11,10 @@ from PIL import Image
 from skimage import data as photographs
 from skimage.color import rgb2lab
 
-from synreal.data.imageset import from_arrays, to_rgb
+from synreal.data.decode import from_arrays, to_rgb
 from synreal.errors import InputError
-from synreal.synbench import measure
-from synreal.synbench.lightness import Brightness, lightness
-from synreal.synbench.measure import batches, decoded
+from synreal.synbench import measures
+from synreal.synbench.measures import Brightness, batches, decoded, lightness
 
 CHANNEL = st.integers(0, 255)
 
@@ -152,8 +151,8 @@ def test_what_is_no_image_set_is_refused_before_anything_is_decoded():
 
 
 def test_batches_hold_neighbours_of_one_size_up_to_a_number_of_pixels(monkeypatch):
-    monkeypatch.setattr(measure, "PIXELS_PER_BATCH", 100)
-    monkeypatch.setattr(measure, "ROWS_AHEAD", 2)
+    monkeypatch.setattr(measures, "PIXELS_PER_BATCH", 100)
+    monkeypatch.setattr(measures, "ROWS_AHEAD", 2)
     images = [*noise(5, 5, 8), *noise(2, 11, 11), *noise(1, 5, 8)]
     ds = from_arrays(images, [0] * 8, ["cat"])
     sizes = [(len(ids), pixels.shape) for ids, pixels in batches(ds)]
@@ -172,8 +171,8 @@ def test_batches_hold_neighbours_of_one_size_up_to_a_number_of_pixels(monkeypatc
 def test_images_are_decoded_as_they_are_needed():
     # Flat memory: what lies far behind the image in use has not been touched.
     good, bad = encoded(Image.fromarray(noise(1)[0]), "PNG"), b"no image"
-    stream = decoded(image_set([good] * measure.ROWS_AHEAD + [bad]))
-    for _ in range(measure.ROWS_AHEAD):
+    stream = decoded(image_set([good] * measures.ROWS_AHEAD + [bad]))
+    for _ in range(measures.ROWS_AHEAD):
         next(stream)
-    with pytest.raises(InputError, match=f"image image-{measure.ROWS_AHEAD}: cannot be decoded"):
+    with pytest.raises(InputError, match=f"image image-{measures.ROWS_AHEAD}: cannot be decoded"):
         next(stream)

@@ -16,14 +16,7 @@ from torchvision import transforms
 from transformers import PreTrainedTokenizerFast
 
 from synreal.errors import InputError
-from synreal.models import (
-    Card,
-    Preprocess,
-    build_module,
-    load_card,
-    load_classifier,
-    save_checkpoint,
-)
+from synreal.models import Card, Preprocess, build_module, load_card, load_classifier, save_checkpoint
 from synreal.models.classifier import LinearClassifier
 
 CLASSES = ("t-shirt", "coat", "bag", "sandal")

@@ -19,10 +19,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from synreal.data.imageset import from_arrays
+from synreal.data.decode import from_arrays
 from synreal.errors import InputError
-from synreal.synbench.local_judge import LocalJudge
-from synreal.synbench.questions import PERSON_BLOCKING, AnswerCache, PersonBlocking
+from synreal.synbench.vlm import PERSON_BLOCKING, AnswerCache, LocalJudge, PersonBlocking
 
 TEMPLATE = (
     "{% for message in messages %}{% for part in message['content'] %}"

@@ -13,9 +13,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from synreal.errors import InputError
-from synreal.train.batches import Batches
-from synreal.train.curve import Curve
-from synreal.train.loop import Diverged, Recipe, batch_rows, fit
+from synreal.train.loop import Batches, Diverged, batch_rows, fit
+from synreal.train.recipes import Recipe
+from synreal.train.state import Curve
 
 ROWS = 40
 RECIPE = Recipe(steps=12, batch_size=8, learning_rate=0.05, warmup_steps=2, checkpoint_every=4)

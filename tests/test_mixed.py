@@ -6,17 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from synreal.data.pool import Pool, unbalanced
 from synreal.data.scenes import scene_set
+from synreal.data.worlds import Pool, unbalanced
 from synreal.errors import InputError
-from synreal.evaluate.runs import predict_runs
 from synreal.models.load import save_weights
-from synreal.train import mixed
-from synreal.train.batch_augment import AUGMENTATIONS, augmented
-from synreal.train.mixed import Run, Stage, outputs, trained
-from synreal.train.mixed_plans import Material, augmentations, cells, tunings
-from synreal.train.networks import TINY
-from synreal.train.probe import linear_probe
+from synreal.train import experiment
+from synreal.train.experiment import Run, Stage, outputs, trained
+from synreal.train.finetune import linear_probe
+from synreal.train.grid import Material, augmentations, cells, predict_runs, tunings
+from synreal.train.losses import AUGMENTATIONS, augmented
+from synreal.train.recipes import TINY
 
 NETWORK = replace(
     TINY["ResNet"],
@@ -104,7 +103,7 @@ def test_an_interrupted_run_leaves_its_first_stages(pool, monkeypatch):
     run = one_run(pool)
     tuned = replace(run, stages=(*run.stages, replace(run.stages[0], recipe=NETWORK.tune)))
     before = weights(run)
-    monkeypatch.setattr(mixed, "fit", lambda *_: pytest.fail("the first stage is trained again"))
+    monkeypatch.setattr(experiment, "fit", lambda *_: pytest.fail("the first stage is trained again"))
     assert (weights(tuned) != before).any()
     assert not list(run.folder.parent.glob("*/state.pt"))
 
@@ -153,7 +152,7 @@ def test_mixloss_adds_the_losses_of_both_kinds():
         def forward(self, x):
             return (x.amax((1, 2, 3)) < 0).float()[:, None] * self.scale
 
-    loss = mixed._mix_loss(images, labels, real, ())
+    loss = experiment._mix_loss(images, labels, real, ())
     found = loss(Scores(), torch.tensor([0, 1]), torch.Generator().manual_seed(0))
     of_real = torch.nn.functional.cross_entropy(torch.tensor([[3.0, 1.0]]), torch.tensor([0]))
     assert found.item() == pytest.approx(of_real.item() + np.log(2), abs=1e-5)
@@ -220,7 +219,7 @@ def test_predictions_are_kept_and_do_not_depend_on_workers(pool, test_pool, monk
     plan = cells(Material(pool, 2, 3, (0, 1)), NETWORK, ("Real-None", "Real-Syn"))
     runs = [run for own in plan.values() for run in own]
     alone = predict_runs(runs, test_pool)
-    monkeypatch.setattr("synreal.evaluate.runs.trained", lambda run: pytest.fail("predicted again"))
+    monkeypatch.setattr("synreal.train.grid.trained", lambda run: pytest.fail("predicted again"))
     again = predict_runs(runs, test_pool)
     assert all((a.logits == b.logits).all() for a, b in zip(alone, again, strict=True))
     assert len({a.model_hash for a in alone}) == 4 and alone[0].image_set == "scenes/test"

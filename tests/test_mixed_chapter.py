@@ -10,12 +10,12 @@ from synreal.book import mixed as chapter
 from synreal.book import mixed_data as data
 from synreal.book import mixed_views as views
 from synreal.book.claims import load_claims
-from synreal.book.record import Study, read_results
-from synreal.data.pool import Pool
+from synreal.book.study import Study, read_results
 from synreal.data.scenes import scene_set
+from synreal.data.worlds import Pool
 from synreal.errors import InputError
-from synreal.evaluate.predictions import Predictions
-from synreal.train.mixed_plans import CELLS
+from synreal.models.predictions import Predictions
+from synreal.train.grid import CELLS
 
 RATES = dict(zip(CELLS, np.linspace(0.4, 0.8, len(CELLS)), strict=True))  # rising in the order of CELLS
 

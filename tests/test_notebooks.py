@@ -8,8 +8,8 @@ import pytest
 import yaml
 from PIL import Image
 
-from synreal.book import runner
-from synreal.book.record import read_results
+from synreal.book import run
+from synreal.book.study import read_results
 from synreal.data.scenes import scene_arrays
 from synreal.data.sprites import CLASS_NAMES
 from synreal.paths import zoo_dir
@@ -33,7 +33,7 @@ def test_there_are_notebooks():
 @pytest.mark.notebook
 @each
 def test_runs_at_profile_quick(path, tmp_path):
-    folder = runner.run([path], profile="quick", out=tmp_path / "run", progress=False)
+    folder = run.run([path], profile="quick", out=tmp_path / "run", progress=False)
     record = json.loads((folder / "finished" / f"{path.stem}.json").read_text())
     assert record["parameters"]["profile"] == "quick"
     rows = read_results(folder)
@@ -76,7 +76,7 @@ def test_classifiers_on_your_own_folder(tmp_path):
     given = [("test_set", str(tmp_path / "photos")), ("hierarchy", str(tmp_path / "groups.yaml"))]
     given += [("pairs", json.dumps({"mine": cards})), ("draws", "200")]
     notebook = next(path for path in NOTEBOOKS if path.stem == "01_classifiers")
-    folder = runner.run([notebook], profile="mini", given=given, out=tmp_path / "run", progress=False)
+    folder = run.run([notebook], profile="mini", given=given, out=tmp_path / "run", progress=False)
     rows = read_results(folder)
     mine = rows[rows["model"] == "mine"].set_index("metric")
     assert {"accuracy_gap", "fine_grained_gap", "fine_grained_gap/shoes"} <= set(mine.index)

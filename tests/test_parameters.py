@@ -4,9 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from synreal.book import profiles
-from synreal.book.parameters import parse_cell, read_parameters
-from synreal.book.profiles import parse_value, resolve
+from synreal.book import parameters
+from synreal.book.parameters import parse_cell, parse_value, read_parameters, resolve
 from synreal.errors import InputError
 
 
@@ -182,7 +181,7 @@ def test_unknown_profile_lists_the_known_ones(notebook):
 
 
 def test_shipped_profiles_fit_the_notebooks_of_the_book():
-    notebooks = list(profiles.book_notebooks().values())
-    assert {"mini", "quick", "photos", "paper"} == set(profiles.book_profiles())
-    for profile in profiles.book_profiles():
+    notebooks = list(parameters.book_notebooks().values())
+    assert {"mini", "quick", "photos", "paper"} == set(parameters.book_profiles())
+    for profile in parameters.book_profiles():
         assert set(resolve(notebooks, profile)) == {path.stem for path in notebooks}

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from diffusers import StableDiffusionImg2ImgPipeline
 
-from synreal.data.imageset import check_image_set, to_arrays
+from synreal.data.decode import to_arrays
+from synreal.data.imageset import check_image_set
 from synreal.data.scenes import scene_set
 from synreal.errors import InputError
-from synreal.generate.loading import load_diffusers
-from synreal.generate.perturb import perturb, perturbed_set
-from synreal.generate.sample import Sampling
+from synreal.generate.backends import load_diffusers
+from synreal.generate.sample import Sampling, perturb, perturbed_set
 from synreal.paths import zoo_dir
 
 GENERATOR = zoo_dir() / "generator"

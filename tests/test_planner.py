@@ -9,8 +9,14 @@ import pytest
 
 from synreal import cli
 from synreal.errors import InputError
-from synreal.evaluate.mix_table import check_mixes, read_mixes
-from synreal.evaluate.planner import Prices, fit_mixes, plan_for_budget, plan_for_target
+from synreal.evaluate.planner import (
+    Prices,
+    check_mixes,
+    fit_mixes,
+    plan_for_budget,
+    plan_for_target,
+    read_mixes,
+)
 
 FIRST, MOST = 0.3, 700.0  # what the first synthetic images, and all together, are worth in real ones
 

@@ -11,10 +11,18 @@ import pytest
 import torchvision
 from PIL import Image
 
-from synreal.data.imagenet import imagenet_class_names, imagenet_wnids
-from synreal.data.imageset import check_image_set, class_names, to_arrays
-from synreal.data.kind import kind_of
-from synreal.data.presets import cifar10, cmc_classes, imagenet1k, imagenet100, imagenetv2, imagenetx
+from synreal.data.decode import to_arrays
+from synreal.data.imageset import check_image_set, class_names, kind_of
+from synreal.data.published import (
+    cifar10,
+    cmc_classes,
+    imagenet1k,
+    imagenet100,
+    imagenet_class_names,
+    imagenet_wnids,
+    imagenetv2,
+    imagenetx,
+)
 from synreal.errors import InputError
 
 TENCH, GOLDFISH, PANDA = "n01440764", "n01443537", "n02510455"

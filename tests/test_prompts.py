@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from synreal.data.captions import captions, class_caption
-from synreal.data.factors import draw_factors, flags
+from synreal.data.factors import captions, class_caption, draw_factors, flags
 from synreal.data.sprites import CLASS_NAMES
 from synreal.errors import InputError
 from synreal.generate.prompts import TEMPLATES, make_prompts

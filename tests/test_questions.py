@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from synreal.data.imageset import from_arrays
+from synreal.data.decode import from_arrays
 from synreal.errors import InputError
-from synreal.synbench.questions import AnswerCache, PersonBlocking, Refusals, ask_all, parse_answer
+from synreal.synbench.vlm import AnswerCache, PersonBlocking, Refusals, ask_all, parse_answer
 
 NAMES = ("tench", "hen")
 SAYS = {0: "Yes.", 1: "no", 2: "I'm sorry, I can't help with that.", 3: "No, nobody is there."}

@@ -8,14 +8,13 @@ import pytest
 import torch
 from PIL import Image
 
-from synreal.data.imageset import from_arrays, load_image_set
-from synreal.data.kind import not_generated
+from synreal.data.decode import from_arrays
+from synreal.data.imageset import load_image_set, not_generated
 from synreal.errors import InputError
 from synreal.models import Card, build_module, load_card, load_classifier, save_checkpoint
-from synreal.train.realtune import spoilt, tune_checkpoint
 from synreal.train.recipes import Recipe
-from synreal.train.tuning_data import TuningData
-from synreal.train.watching import accuracy_watch
+from synreal.train.state import accuracy_watch
+from synreal.train.tuning import TuningData, spoilt, tune_checkpoint
 
 CLASSES = ("coat", "bag", "sandal")
 VIT = Card(

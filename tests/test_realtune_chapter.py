@@ -10,23 +10,22 @@ from PIL import Image
 
 from synreal.book import realtune as chapter
 from synreal.book import realtune_views as views
-from synreal.book.claims import load_claims
-from synreal.book.papers import paper_table
+from synreal.book.claims import load_claims, paper_table
 from synreal.book.realtune_study import Setup
-from synreal.book.record import Study, read_results
+from synreal.book.study import Study, read_results
 from synreal.data.hierarchy import SCENES_HIERARCHY
 from synreal.data.scenes import factor_table, scene_set
 from synreal.data.sprites import CLASS_NAMES
 from synreal.data.worlds import World, open_world
 from synreal.errors import InputError
 from synreal.evaluate import Predictions
-from synreal.evaluate.examine import examine
 from synreal.evaluate.repeated import Repeated
-from synreal.evaluate.tuned import examine_path, tune_all
-from synreal.models import conv_stem
+from synreal.models import small
 from synreal.models.load import build_module, save_checkpoint
+from synreal.models.predictions import examine
 from synreal.synbench.rare import RARE, Rare, rare_images
-from synreal.train.plans import scenes_card
+from synreal.train.tuning import examine_path, tune_all
+from synreal.zoo import scenes_card
 
 ROLES = ["ViT-Real-1k", "ViT-Syn-1k"]
 PAIR = {"ViT-Real vs ViT-Syn (equal data)": tuple(ROLES)}
@@ -216,7 +215,7 @@ def test_an_empty_rare_bin_is_named(world):
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     card = scenes_card(
-        name="ViT-Syn-1k", role="ViT-Syn-1k", library="timm", architecture=conv_stem.NAME, activation="gelu",
+        name="ViT-Syn-1k", role="ViT-Syn-1k", library="timm", architecture=small.VIT_32, activation="gelu",
         head="linear",
     )  # fmt: skip
     folder = tmp_path_factory.mktemp("zoo") / "ViT-Syn-1k"

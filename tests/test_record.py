@@ -11,8 +11,15 @@ import pytest
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 
-from synreal.book.page import HIDDEN, published_environment
-from synreal.book.record import Measurement, Study, read_notebook_results, read_results, run_folder
+from synreal.book.study import (
+    HIDDEN,
+    Measurement,
+    Study,
+    published_environment,
+    read_notebook_results,
+    read_results,
+    run_folder,
+)
 from synreal.errors import InputError
 from synreal.paths import repository_root
 

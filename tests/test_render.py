@@ -8,10 +8,8 @@ import pytest
 import yaml
 
 from synreal.book import render as rendering
-from synreal.book.api import api_page
-from synreal.book.page import HIDDEN
-from synreal.book.render import render
-from synreal.book.status import status_page
+from synreal.book.render import api_page, render, status_page
+from synreal.book.study import HIDDEN
 from synreal.errors import InputError
 from synreal.paths import repository_root
 

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from synreal.data.decode import to_arrays
 from synreal.data.factors import draw_factors
 from synreal.data.hierarchy import SCENES_HIERARCHY
-from synreal.data.imageset import check_image_set, to_arrays
+from synreal.data.imageset import check_image_set
 from synreal.data.scenes import scene_arrays
 from synreal.data.sprites import CLASS_NAMES
 from synreal.errors import InputError

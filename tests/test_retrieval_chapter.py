@@ -10,21 +10,27 @@ import pytest
 from synreal.book import retrieval as chapter
 from synreal.book import retrieval_sets as sets
 from synreal.book import retrieval_views as views
-from synreal.book.record import Study, read_results
+from synreal.book.study import Study, read_results
 from synreal.data.hierarchy import SCENES_HIERARCHY
 from synreal.data.scenes import scene_set
 from synreal.data.sprites import CLASS_NAMES
 from synreal.data.tasks import Counts, open_task
 from synreal.errors import InputError
-from synreal.evaluate.accuracies import Accuracies, accuracies
-from synreal.evaluate.adapted import READINGS, Adapted
-from synreal.evaluate.perturbed import broad_hits, fine_hits, perturbation_costs
-from synreal.evaluate.predictions import Predictions
-from synreal.evaluate.retrained import hits_by_training, resampled_means
+from synreal.evaluate.repeated import (
+    Accuracies,
+    accuracies,
+    broad_hits,
+    fine_hits,
+    hits_by_training,
+    perturbation_costs,
+    resampled_means,
+)
+from synreal.models.predictions import Predictions
 from synreal.retrieve.corpus import open_corpus
 from synreal.retrieve.filters import Filters
-from synreal.retrieve.lookup import Lookup
 from synreal.retrieve.manifest import MANIFEST
+from synreal.retrieve.semantic import Lookup
+from synreal.train.adapt import READINGS, Adapted
 
 RATES = {  # by source and budget: how often the made model is right
     ("unadapted", 0): 0.5, ("retrieved", 40): 0.6, ("retrieved", 200): 0.8, ("synthetic", 40): 0.5,

@@ -9,19 +9,18 @@ import pytest
 from PIL import Image
 
 from synreal.book import retrieval_inputs as inputs
-from synreal.book import runner
-from synreal.book.record import read_results
+from synreal.book import run
 from synreal.book.retrieval_sets import Sources
-from synreal.data.imageset import from_arrays
+from synreal.book.study import read_results
+from synreal.data.decode import from_arrays
 from synreal.data.scenes import scene_set
 from synreal.data.tasks import Counts, of_classes, open_task
 from synreal.errors import InputError
-from synreal.retrieve.candidates import need_captions, refuse_unmatched
 from synreal.retrieve.corpus import check_corpus, open_corpus
-from synreal.retrieve.lookup import Lookup
 from synreal.retrieve.manifest import MANIFEST, save_retrieved
 from synreal.retrieve.match import ClassQuery
-from synreal.retrieve.retrieve import retrieve
+from synreal.retrieve.retrieve import need_captions, refuse_unmatched, retrieve
+from synreal.retrieve.semantic import Lookup
 from synreal.train.adapt import SCENES as SCENES_RECIPE
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 16, 16, 3), dtype=np.uint8)
@@ -254,8 +253,8 @@ def test_the_chapter_on_ones_own_task_corpus_and_images(tmp_path):
     given = {"tasks": json.dumps([f"mine:{tmp_path / 'task'}"]), "corpus": str(tmp_path / "corpus.parquet")}
     given |= {"classes": str(tmp_path / "classes.yaml"), "synthetic_set": str(tmp_path / "generated")}
     given |= {"generator": "", "shown": "[]", "nearest": "3"}
-    notebooks, options = runner.find_notebooks(["04_retrieval"]), {"profile": "quick", "progress": False}
-    folder = runner.run(notebooks, given=list(given.items()), out=tmp_path / "run", **options)
+    notebooks, options = run.find_notebooks(["04_retrieval"]), {"profile": "quick", "progress": False}
+    folder = run.run(notebooks, given=list(given.items()), out=tmp_path / "run", **options)
     rows = read_results(folder)
     assert {"mine", "all tasks"} == set(rows["data"]) and not rows["metric"].str.startswith("perturbed").any()
     assert rows.loc[rows["metric"] == "zero-shot/advantage", "model"].tolist() == [

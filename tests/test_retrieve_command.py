@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from synreal.cli import main
-from synreal.data.imageset import from_arrays, load_image_set
+from synreal.data.decode import from_arrays
+from synreal.data.imageset import load_image_set
 from synreal.retrieve.embed import embed_set
 from tiny_clip import random_encoder
 

@@ -10,15 +10,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from synreal.data.imageset import from_arrays
+from synreal.data.decode import from_arrays
 from synreal.errors import InputError
 from synreal.models import build_module, save_checkpoint
-from synreal.retrieve.content import Images
-from synreal.retrieve.embed import embed_set, load_embeddings
-from synreal.retrieve.embeddings import Embeddings
-from synreal.retrieve.encoder import Encoder
-from synreal.retrieve.index import Index, exact_search
-from synreal.retrieve.plan import ivf_pq_shape
+from synreal.retrieve.embed import Encoder, Images, embed_set
+from synreal.retrieve.embeddings import Embeddings, load_embeddings
+from synreal.retrieve.index import Index, exact_search, ivf_pq_shape
 from synreal.retrieve.semantic import Embedded
 from tiny_clip import CARD, random_encoder
 

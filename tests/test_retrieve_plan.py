@@ -3,7 +3,7 @@
 import pytest
 
 from synreal.paths import repository_root
-from synreal.retrieve.plan import MEASURED, Rates, ivf_pq_shape, laion_plans, plan, plan_table
+from synreal.retrieve.index import MEASURED, Rates, ivf_pq_shape, laion_plans, plan, plan_table
 
 RATES = Rates(gflops=10.0, codes=1e7, encoder_gflops=20.0)
 

@@ -9,17 +9,16 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from synreal.data.imageset import check_image_set, from_arrays, load_image_set
+from synreal.data.decode import from_arrays
+from synreal.data.imageset import check_image_set, load_image_set
 from synreal.errors import InputError
 from synreal.retrieve.corpus import MissingImages, check_corpus, open_corpus
-from synreal.retrieve.decontaminate import decontaminate
-from synreal.retrieve.filters import Filters
+from synreal.retrieve.embeddings import sampled_rows
+from synreal.retrieve.filters import LEDGER, Filters, decontaminate
 from synreal.retrieve.manifest import MANIFEST, rebuild, save_retrieved
 from synreal.retrieve.match import ClassQuery
 from synreal.retrieve.retrieve import first_per_class, retrieve
 from synreal.retrieve.semantic import Embedded, Semantic, embed_corpus
-from synreal.retrieve.sieve import LEDGER
-from synreal.retrieve.stamps import sampled_rows
 from tars import tar
 from tiny_clip import random_encoder
 
@@ -287,7 +286,7 @@ def test_embeddings_of_other_content_under_the_same_ids_are_refused(embedded, co
 
 
 def test_of_a_large_corpus_a_sample_and_every_candidate_are_compared(embedded, monkeypatch):
-    monkeypatch.setattr("synreal.retrieve.stamps.SAMPLED", 4)
+    monkeypatch.setattr("synreal.retrieve.embeddings.SAMPLED", 4)
     seen = {int(key) for key in sampled_rows(corpus())["id"]}
     unseen_red, unseen_blue = (min(set(range(start, 40, 2)) - seen) for start in (0, 1))
     pixels = PIXELS.copy()

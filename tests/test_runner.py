@@ -13,15 +13,14 @@ import nbformat
 import pytest
 import yaml
 
-from synreal.book import runner
-from synreal.book.record import read_results
-from synreal.book.run_folder import RunFolder, default_run_path
-from synreal.book.runner import CellFailed, find_notebooks
+from synreal.book import run as runs
+from synreal.book.run import CellFailed, RunFolder, default_run_path, find_notebooks
+from synreal.book.study import read_results
 from synreal.errors import InputError
 
 
 def run(*notebooks: Path, out: Path, **options) -> Path:
-    return runner.run(list(notebooks), out=out, progress=False, **options)
+    return runs.run(list(notebooks), out=out, progress=False, **options)
 
 
 def text_of(folder: Path, name: str = "tiny") -> str:
@@ -190,7 +189,7 @@ def test_two_processes_do_not_share_a_run_folder(notebook, tmp_path):
 
 
 def test_default_folders_never_collide(tmp_path, monkeypatch):
-    monkeypatch.setattr("synreal.book.run_folder.repository_root", lambda: tmp_path)
+    monkeypatch.setattr("synreal.book.run.repository_root", lambda: tmp_path)
     paths = []
     for _ in range(3):
         paths.append(default_run_path("some/quick.yaml"))
@@ -265,7 +264,7 @@ def test_run_killed_before_it_described_itself_goes_on(notebook, tmp_path):
 
 def test_notebooks_are_found_by_name_or_path(notebook, tmp_path, monkeypatch):
     book = {"00_world": tmp_path / "00_world.ipynb", "01_classifiers": tmp_path / "01_classifiers.ipynb"}
-    monkeypatch.setattr(runner, "book_notebooks", lambda: book)
+    monkeypatch.setattr(runs, "book_notebooks", lambda: book)
     monkeypatch.chdir(tmp_path)  # so that the book's own notebooks are not found by their path
     assert find_notebooks(["01_classifiers", "notebooks/00_world.ipynb"]) == list(book.values())[::-1]
     assert find_notebooks([], everything=True) == list(book.values())

@@ -14,8 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from synreal.data.decode import to_arrays
 from synreal.data.factors import FACTOR_NAMES, RATES, TAILS, draw_factors, flags
-from synreal.data.imageset import check_image_set, class_names, to_arrays
+from synreal.data.imageset import check_image_set, class_names
 from synreal.data.scenes import compose_all, factor_table, render, scene_arrays, scene_set
 from synreal.data.sprites import CLASS_NAMES, SPLITS
 from synreal.errors import InputError

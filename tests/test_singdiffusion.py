@@ -5,11 +5,10 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, EulerDiscreteScheduler
 
-from synreal.data.captions import captions
-from synreal.data.factors import draw_factors
+from synreal.data.factors import captions, draw_factors
 from synreal.errors import InputError
-from synreal.generate.autoencoder import PatchAutoencoder
-from synreal.generate.pipeline import epsilon_pipeline, new_pipeline, save_epsilon
+from synreal.generate.backends import PatchAutoencoder
+from synreal.generate.pipeline import epsilon_pipeline, learn_tokenizer, new_pipeline, save_epsilon
 from synreal.generate.sample import open_generator
 from synreal.generate.singdiffusion import (
     SingDiffusion,
@@ -18,9 +17,8 @@ from synreal.generate.singdiffusion import (
     new_initial_step,
     save_initial_step,
 )
-from synreal.generate.tokenizer import learn_tokenizer
 from synreal.train.generator import train_initial_step
-from synreal.train.loop import Recipe
+from synreal.train.recipes import Recipe
 
 TEXTS = captions([draw_factors(index, "upstream") for index in range(64)], "upstream")
 PROMPTS, SEEDS = ["a red bag", "a coat", "a dark shirt"], [7, 8, 9]

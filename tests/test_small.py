@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 
-from synreal.data import small
-from synreal.data.imageset import from_arrays
-from synreal.data.small import SMALL, image_batches
+from synreal.data import decode
+from synreal.data.decode import SMALL, from_arrays, image_batches
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), dtype=np.uint8)
 
@@ -15,12 +14,12 @@ def a_set(pixels):
 
 
 def test_small_images_come_as_arrays_and_are_decoded_once(monkeypatch):
-    small._pixels.cache_clear()
+    decode._pixels.cache_clear()
     first = list(image_batches(a_set(PIXELS), 2))
     assert [len(batch) for batch in first] == [2, 2, 1]
     assert np.array_equal(np.concatenate(first), PIXELS)
     list(image_batches(a_set(PIXELS), 3))  # another object with the same content
-    assert (small._pixels.cache_info().misses, small._pixels.cache_info().hits) == (1, 1)
+    assert (decode._pixels.cache_info().misses, decode._pixels.cache_info().hits) == (1, 1)
     assert np.array_equal(next(image_batches(a_set(255 - PIXELS), 5)), 255 - PIXELS), "other images"
 
 

@@ -12,7 +12,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from synreal.data.imageset import UnreadableImages, check_image_set, class_names, load_image_set, to_arrays
+from synreal.data.decode import to_arrays
+from synreal.data.imageset import UnreadableImages, check_image_set, class_names, load_image_set
 from synreal.data.worlds import open_world
 from synreal.errors import InputError
 from tars import tar

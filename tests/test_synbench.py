@@ -7,29 +7,43 @@ import pandas as pd
 import pytest
 import torch
 
+from synreal.book.synbench_report import TIDY, all_numbers
+from synreal.data.decode import from_arrays
 from synreal.data.hierarchy import Hierarchy
-from synreal.data.imageset import class_names, from_arrays
+from synreal.data.imageset import class_names
 from synreal.data.worlds import World, open_world
 from synreal.errors import InputError
-from synreal.evaluate.distribution import compare_distributions
-from synreal.evaluate.predictions import Predictions
-from synreal.evaluate.proportions import compare_proportions
-from synreal.evaluate.statistics import holm
+from synreal.evaluate.distribution import compare_distributions, compare_proportions
+from synreal.evaluate.resampling import holm
 from synreal.models import build_module, load_card, save_checkpoint
+from synreal.models.predictions import Predictions
 from synreal.synbench.backends import open_measures, open_vlm
-from synreal.synbench.compare import compare_all, compare_by_class, statistics_of
+from synreal.synbench.compare import (
+    Measured,
+    Range,
+    check_known,
+    check_thresholds,
+    check_worlds,
+    compare_all,
+    compare_by_class,
+    extremes,
+    measure_all,
+    pictures,
+    read_thresholds,
+    statistics_of,
+)
 from synreal.synbench.consistency import consistency_gap
-from synreal.synbench.correction import corrected_consistency
-from synreal.synbench.extremes import extremes, pictures
-from synreal.synbench.grained import disagreements, fine_grained, group_confusions, groups_by_statistic
-from synreal.synbench.judged import Consistency
-from synreal.synbench.lightness import Brightness
-from synreal.synbench.measure import YES_NO
-from synreal.synbench.numbers import TIDY, all_numbers
-from synreal.synbench.overlap import PersonOverlap
-from synreal.synbench.questions import PersonBlocking
-from synreal.synbench.study import Measured, check_worlds, measure_all
-from synreal.synbench.thresholds import Range, check_known, check_thresholds, read_thresholds
+from synreal.synbench.correction import (
+    Consistency,
+    corrected_consistency,
+    disagreements,
+    fine_grained,
+    group_confusions,
+    groups_by_statistic,
+)
+from synreal.synbench.detect import PersonOverlap
+from synreal.synbench.measures import YES_NO, Brightness
+from synreal.synbench.vlm import PersonBlocking
 from tiny_clip import CARD
 
 PETS = ("cat", "dog")

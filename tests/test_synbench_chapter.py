@@ -7,16 +7,16 @@ import pandas as pd
 import pytest
 
 from synreal.book import synbench_views as views
-from synreal.book.record import Study, read_results
+from synreal.book.study import Study, read_results
 from synreal.book.synbench import record_against, record_consistency, record_contrasts, record_sets
 from synreal.data.hierarchy import SCENES_HIERARCHY
 from synreal.data.scenes import scene_set
 from synreal.data.sprites import CLASS_NAMES
 from synreal.data.worlds import World
 from synreal.errors import InputError
-from synreal.evaluate.predictions import Predictions
-from synreal.synbench.measure import YES_NO
-from synreal.synbench.study import Measured
+from synreal.models.predictions import Predictions
+from synreal.synbench.compare import Measured
+from synreal.synbench.measures import YES_NO
 
 SIZES = {"scenes/test": 400, "synthetic": 200, "CFG 4": 100}
 

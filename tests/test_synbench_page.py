@@ -9,24 +9,26 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from synreal.book.boxes import boxes_in_words, quantile_boxes
-from synreal.book.confusion_maps import confusion_maps, confusions_in_words
-from synreal.book.sheets import worst_cases
-from synreal.book.synbench_page import synbench
-from synreal.book.wording import p_value
+from synreal.book.plots import (
+    boxes_in_words,
+    confusion_maps,
+    confusions_in_words,
+    p_value,
+    quantile_boxes,
+    worst_cases,
+)
+from synreal.book.synbench_report import synbench
+from synreal.data.decode import from_arrays
 from synreal.data.hierarchy import SCENES_HIERARCHY, Hierarchy
-from synreal.data.imageset import UnreadableImages, from_arrays
+from synreal.data.imageset import UnreadableImages
 from synreal.data.sprites import CLASS_NAMES
 from synreal.data.worlds import World, open_world
 from synreal.errors import InputError
 from synreal.generate.rerender import Defects, rerendered_set
 from synreal.synbench.backends import open_measures
-from synreal.synbench.detect import COLUMNS
-from synreal.synbench.lightness import Brightness
-from synreal.synbench.measure import YES_NO
-from synreal.synbench.overlap import PersonOverlap
-from synreal.synbench.scale import Scale
-from synreal.synbench.thresholds import Range
+from synreal.synbench.compare import Range
+from synreal.synbench.detect import COLUMNS, PersonOverlap, Scale
+from synreal.synbench.measures import YES_NO, Brightness
 
 TOPS = SCENES_HIERARCHY.groups["tops"]
 ALONE = {name: (name,) for name in CLASS_NAMES if name not in TOPS}

@@ -6,14 +6,12 @@ from PIL import Image
 from scipy.io import savemat
 from torchvision.datasets import Flowers102
 
-from synreal.data.benchmarks import benchmark
-from synreal.data.imagenet import imagenet_wnids
-from synreal.data.imageset import class_names
-from synreal.data.kind import kind_of
+from synreal.data.imageset import class_names, kind_of
+from synreal.data.overlap import refuse_overlap
+from synreal.data.published import benchmark, imagenet_wnids
 from synreal.data.scenes import scene_set
 from synreal.data.tasks import Counts, catalogue_set, of_classes, open_task
 from synreal.errors import InputError
-from synreal.evaluate.guard import refuse_overlap
 
 COUNTS = Counts(40, 30, 50)
 

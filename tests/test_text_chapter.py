@@ -10,13 +10,20 @@ from transformers import GPT2Config
 
 from synreal.book import text_views as views
 from synreal.book.claims import load_claims
-from synreal.book.record import Study, read_results
+from synreal.book.study import Study, read_results
 from synreal.book.text import CONTRASTS, record_losses, record_texts
 from synreal.errors import InputError
-from synreal.text.gpt2 import gpt2_config, load_gpt2, new_gpt2
-from synreal.text.lacks import compare_texts, sweep
-from synreal.text.measures import compare, coverage, measure_texts, same_amount, words_of
-from synreal.text.study import (
+from synreal.text.gpt2 import gpt2_config, learn_text_tokenizer, load_gpt2, new_gpt2
+from synreal.text.measures import (
+    compare,
+    compare_texts,
+    coverage,
+    measure_texts,
+    same_amount,
+    sweep,
+    words_of,
+)
+from synreal.text.train import (  # fmt: skip
     BOTH,
     MIX,
     REAL,
@@ -29,8 +36,7 @@ from synreal.text.study import (
     some_of,
     training_text,
     unseen,
-)  # fmt: skip
-from synreal.text.tokenizer import learn_tokenizer
+)
 from synreal.train.recipes import Recipe
 
 WORDS = [
@@ -53,7 +59,7 @@ def sets():
 
 @pytest.fixture(scope="module")
 def tokenizer(sets):
-    return learn_tokenizer(sets.real["text"], 290)
+    return learn_text_tokenizer(sets.real["text"], 290)
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +129,7 @@ def test_too_little_test_text_is_refused_before_any_training(plan, sets, tokeniz
 
 
 def test_another_tokenizer_of_the_same_size_is_refused(folder, tokenizer):
-    other = learn_tokenizer(["quite other words than those before, so that other pairs are joined"], 290)
+    other = learn_text_tokenizer(["quite other words than those before, so that other pairs are joined"], 290)
     assert gpt2_config(str(folder), tokenizer)
     with pytest.raises(InputError, match="tokenizer: it has another vocabulary than that in "):
         gpt2_config(str(folder), other)

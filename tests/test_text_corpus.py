@@ -8,10 +8,19 @@ import numpy as np
 import pytest
 
 from synreal.errors import InputError
-from synreal.text.austen import LONGEST, LOOKED_AT, SHA256, TURNS, austen, chapters, pieces
+from synreal.text.corpora import (
+    LONGEST,
+    LOOKED_AT,
+    PRESETS,
+    SHA256,
+    TURNS,
+    austen,
+    chapters,
+    load_texts,
+    pieces,
+    place_of,
+)
 from synreal.text.guard import check_disjoint, runs, units_of
-from synreal.text.presets import PRESETS
-from synreal.text.sources import load_texts, place_of
 
 PARTS = "ABCD"
 

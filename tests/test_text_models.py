@@ -16,13 +16,35 @@ from hypothesis import strategies as st
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from synreal.errors import InputError
-from synreal.text.gpt2 import gpt2_config, head_of, load_gpt2, load_with_tokenizer, new_gpt2
-from synreal.text.lacks import sweep
-from synreal.text.rows import IGNORED, cut_alike, encode, pack, training_rows
+from synreal.text.gpt2 import (
+    END,
+    IGNORED,
+    cut_alike,
+    encode,
+    gpt2_config,
+    head_of,
+    learn_text_tokenizer,
+    load_gpt2,
+    load_text_tokenizer,
+    load_with_tokenizer,
+    new_gpt2,
+    pack,
+    training_rows,
+)
+from synreal.text.measures import sweep
 from synreal.text.sample import Sampling, continue_texts, first_words, sample_texts
-from synreal.text.score import Held, Losses, held_out, losses, scored
-from synreal.text.tokenizer import END, learn_tokenizer, load_tokenizer
-from synreal.text.train import Looks, next_token_loss, pretrained, token_losses, tuned
+from synreal.text.train import (
+    Held,
+    Looks,
+    Losses,
+    held_out,
+    losses,
+    next_token_loss,
+    pretrained,
+    scored,
+    token_losses,
+    tuned,
+)
 from synreal.train.recipes import Recipe
 
 TEXTS = [
@@ -34,7 +56,7 @@ RECIPE = Recipe(steps=6, batch_size=4, learning_rate=1e-2, warmup_steps=1)
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return learn_tokenizer(TEXTS, 300)
+    return learn_text_tokenizer(TEXTS, 300)
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +92,7 @@ def test_any_text_survives_the_tokenizer(tokenizer, text):
 
 
 def test_a_tokenizer_is_the_same_after_saving(tokenizer, folder):
-    again = load_tokenizer(folder)
+    again = load_text_tokenizer(folder)
     assert len(again) == len(tokenizer) == 300 and again.eos_token == END
     assert encode(TEXTS, again) == encode(TEXTS, tokenizer)
 
@@ -117,7 +139,7 @@ def test_networks_of_the_wrong_kind_are_refused(tmp_path, tokenizer):
     with pytest.raises(InputError, match="holds a llama network, expected gpt2"):
         load_gpt2(tmp_path)
     with pytest.raises(InputError, match="no tokenizer; expected tokenizer.json or vocab.json"):
-        load_tokenizer(tmp_path)
+        load_text_tokenizer(tmp_path)
 
 
 def test_the_papers_architecture_has_124_million_weights(tokenizer):

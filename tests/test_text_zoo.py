@@ -4,15 +4,13 @@ import pandas as pd
 import pytest
 import torch
 
+from synreal import zoo
 from synreal.paths import zoo_dir
-from synreal.text import zoo
-from synreal.text.austen import austen
-from synreal.text.gpt2 import fingerprint, load_with_tokenizer
+from synreal.text.corpora import austen, load_texts
+from synreal.text.gpt2 import END, fingerprint, load_with_tokenizer
 from synreal.text.guard import check_disjoint
 from synreal.text.sample import Sampling, first_words, sample_texts
-from synreal.text.score import held_out, losses
-from synreal.text.sources import load_texts
-from synreal.text.tokenizer import END
+from synreal.text.train import held_out, losses
 from synreal.train.recipes import Recipe
 
 GENERATOR = zoo_dir() / "text-generator"

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from synreal.data.imageset import class_names, to_arrays
-from synreal.data.kind import kind_of
-from synreal.data.transfer import drawn_digits, handwritten_digits, transfer_set
+from synreal.data.decode import to_arrays
+from synreal.data.imageset import class_names, kind_of
+from synreal.data.published import drawn_digits, handwritten_digits, transfer_set
 from synreal.errors import InputError
 
 

@@ -8,9 +8,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from synreal.errors import InputError
-from synreal.train.loop import Diverged, Recipe
-from synreal.train.methods import interpolate, interpolation_path
-from synreal.train.tune import Tunable, tune
+from synreal.train.finetune import Tunable, interpolate, interpolation_path, tune
+from synreal.train.loop import Diverged
+from synreal.train.recipes import Recipe
 
 ROWS = 24
 X = torch.randn(ROWS, 3, 4, 4, generator=torch.Generator().manual_seed(0))

@@ -10,16 +10,16 @@ from accelerate import PartialState
 
 from synreal import cli
 from synreal.data.sprites import CLASS_NAMES
-from synreal.evaluate.forgetting import BeforeAfter, forgetting
-from synreal.evaluate.predictions import Predictions
+from synreal.evaluate.report import BeforeAfter, forgetting
 from synreal.models import load_classifier
+from synreal.models.predictions import Predictions
 
 
 @pytest.fixture
 def tune(tiny_vit, tmp_path, monkeypatch, capsys):
     """Runs the command in this process; returns (exit status, standard output, standard error)."""
     monkeypatch.setenv("SYNREAL_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("synreal.commands.tune.VALIDATION", 120)
+    monkeypatch.setattr("synreal.cli.VALIDATION", 120)
 
     def run(*options):
         given = ["tune", "--checkpoint", tiny_vit, "--images", "scenes/train", "--count", "40"]

@@ -9,10 +9,15 @@ from hypothesis import strategies as st
 from synreal.data.worlds import World, open_world
 from synreal.errors import InputError
 from synreal.generate.rerender import Defects
-from synreal.synbench.lightness import Brightness
-from synreal.synbench.study import measure_all
-from synreal.synbench.truth import knows_truth, rerendered_worlds, validate_on_scenes
-from synreal.synbench.validate import agreement, yes_no_agreement
+from synreal.synbench.compare import measure_all
+from synreal.synbench.measures import Brightness
+from synreal.synbench.validate import (
+    agreement,
+    knows_truth,
+    rerendered_worlds,
+    validate_on_scenes,
+    yes_no_agreement,
+)
 
 IDS = pd.Index([f"i{i:03d}" for i in range(200)], name="id")
 

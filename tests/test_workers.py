@@ -6,8 +6,8 @@ import pytest
 import torch
 from joblib import delayed
 
+from synreal.cache import LIMIT, compute, one_thread, side_by_side
 from synreal.errors import InputError
-from synreal.workers import LIMIT, compute, one_thread, side_by_side
 
 
 @pytest.mark.parametrize(("limit", "asked", "used"), [(None, 2, 2), ("1", 2, 1), ("3", 2, 2), ("", 2, 2)])
@@ -58,7 +58,7 @@ def test_with_a_gpu_nothing_is_forked(monkeypatch):
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     backends = []
     monkeypatch.setattr(
-        "synreal.workers.side_by_side", lambda workers, **options: (backends.append(options), list)[1]
+        "synreal.cache.side_by_side", lambda workers, **options: (backends.append(options), list)[1]
     )
     compute(where, [(0,), (1,)], workers=2)
     assert backends == [{}]

@@ -6,9 +6,10 @@ import pandas as pd
 import pytest
 
 from synreal.data import worlds
+from synreal.data.decode import from_arrays
 from synreal.data.factors import FACTOR_NAMES
 from synreal.data.hierarchy import SCENES_HIERARCHY
-from synreal.data.imageset import UnreadableImages, class_names, from_arrays
+from synreal.data.imageset import UnreadableImages, class_names
 from synreal.data.scenes import factor_table, scene_set
 from synreal.data.worlds import World, first_images, open_world
 from synreal.errors import InputError

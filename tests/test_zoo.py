@@ -12,27 +12,25 @@ import pytest
 import timm
 import torch
 
+from synreal import zoo
 from synreal.book.parameters import read_parameters
-from synreal.data.captions import captions, class_caption
-from synreal.data.factors import draw_factors
-from synreal.data.imageset import load_image_set, to_arrays
-from synreal.data.pool import open_pool
+from synreal.data.decode import to_arrays
+from synreal.data.factors import captions, class_caption, draw_factors
+from synreal.data.imageset import load_image_set
 from synreal.data.scenes import scene_arrays
 from synreal.data.sprites import CLASS_NAMES
-from synreal.generate.batches import sample_images
-from synreal.generate.loading import load_pipeline
+from synreal.data.worlds import open_pool
+from synreal.generate.backends import load_pipeline, sample_images
 from synreal.generate.sample import open_generator
-from synreal.models import conv_stem, load_card, load_classifier
+from synreal.models import load_card, load_classifier, small
 from synreal.paths import repository_root
 from synreal.synbench.detect import load_detector
-from synreal.train import detector, generator, judge, mixed, networks, plans, variants, zoo
+from synreal.train import detector, experiment, generator, recipes
 from synreal.train.detector import DetectorRecipe, train_detector
 from synreal.train.generator import train_autoencoder, train_denoiser
-from synreal.train.loop import Recipe
-from synreal.train.mixed_plans import dino_pretrainings
-from synreal.train.plans import EVALUATED, Plan, train_plan
-from synreal.train.recipes import DinoRecipe
-from synreal.train.zoo import PLANS
+from synreal.train.grid import dino_pretrainings
+from synreal.train.recipes import DinoRecipe, Recipe
+from synreal.zoo import EVALUATED, PLANS, Plan, train_plan
 
 GENERATORS = {"generator", "generator-epsilon", "generator-sing", "generator-cascade"}
 OTHERS = GENERATORS | {"Judge", "detector", "dino", "synthetic"}
@@ -71,16 +69,16 @@ def shrink(patch):
     for name, value in {"POOL": 60, "SYNTHETIC": 30, "SHIPPED": 20, "SMALL": (40, 50, 60)}.items():
         patch.setattr(zoo, name, value)
     for name, value in {"VIT": TINY, "CLIP": TINY, "EVALUATED": 80}.items():
-        patch.setattr(plans, name, value)
+        patch.setattr(zoo, name, value)
     for name, value in {"SCENES": 60, "JUDGE": TINY}.items():
-        patch.setattr(judge, name, value)
+        patch.setattr(zoo, name, value)
     small = DetectorRecipe(scenes=12, validation=6, epochs=1, batch_size=6)
     patch.setattr(zoo, "train_detector", partial(train_detector, recipe=small))
-    patch.setattr(variants, "EPSILON", TINY)
+    patch.setattr(zoo, "EPSILON", TINY)
     patch.setattr(zoo, "DINO", replace(zoo.DINO, dino=DinoRecipe(2, 16, warmup_steps=1, prototypes=16)))
     patch.setattr(zoo, "DINO_SCENES", 30)
     for name in ("train_initial_step", "train_pixels", "train_upscaler"):
-        patch.setattr(variants, name, partial(getattr(generator, name), recipe=TINY))
+        patch.setattr(zoo, name, partial(getattr(generator, name), recipe=TINY))
 
 
 def digests(folder):
@@ -152,15 +150,15 @@ def test_finished_stages_are_skipped(toy, monkeypatch):
     for module, name in (
         (zoo, "train_autoencoder"),
         (zoo, "train_denoiser"),
-        (plans, "train_classifier"),
-        (plans, "train_clip"),
-        (judge, "train_classifier"),
+        (zoo, "train_classifier"),
+        (zoo, "train_clip"),
+        (zoo, "train_classifier"),
         (detector, "write_boxes"),
-        (variants, "train_denoiser"),
-        (variants, "train_initial_step"),
-        (variants, "train_pixels"),
-        (variants, "train_upscaler"),
-        (mixed, "dino"),
+        (zoo, "train_denoiser"),
+        (zoo, "train_initial_step"),
+        (zoo, "train_pixels"),
+        (zoo, "train_upscaler"),
+        (experiment, "dino"),
     ):
         monkeypatch.setattr(module, name, refuse)
     zoo.main()
@@ -188,7 +186,7 @@ def test_the_real_model_nearest_to_the_synthetic_one_ships(tmp_path, monkeypatch
 
 def test_a_finished_plan_is_read_and_not_trained(toy, monkeypatch):
     made, work = toy
-    monkeypatch.setattr(plans, "train_classifier", refuse)
+    monkeypatch.setattr(zoo, "train_classifier", refuse)
     assert train_plan(Plan("ViT", "Syn", 30), made, made, work).name == "ViT-Syn-0.03k"
 
 
@@ -205,13 +203,13 @@ def test_plans_are_the_models_of_both_comparisons():
 
 @torch.no_grad()
 def test_timm_builds_the_stemmed_vit_by_name():
-    model = timm.create_model(conv_stem.NAME, num_classes=7).eval()
+    model = timm.create_model(small.VIT_32, num_classes=7).eval()
     images = torch.rand(2, 3, 32, 32)
     assert model.patch_embed(images).shape == (2, 16, 128)
     assert model(images).shape == (2, 7) and model.forward_features(images).shape == (2, 17, 128)
     assert 0.7e6 < sum(p.numel() for p in model.parameters()) < 0.9e6
-    assert conv_stem.NAME in timm.list_models("vit_convstem*")
-    larger = timm.create_model(conv_stem.NAME, num_classes=7, img_size=64, depth=1)
+    assert small.VIT_32 in timm.list_models("vit_convstem*")
+    larger = timm.create_model(small.VIT_32, num_classes=7, img_size=64, depth=1)
     assert larger(torch.rand(1, 3, 64, 64)).shape == (1, 7) and len(larger.blocks) == 1
 
 
@@ -221,7 +219,7 @@ def test_open_clip_builds_a_clip_with_it():
         embed_dim=24,
         vision_cfg={
             "image_size": 32,
-            "timm_model_name": conv_stem.NAME,
+            "timm_model_name": small.VIT_32,
             "timm_pool": "",
             "timm_proj": "linear",
         },
@@ -230,7 +228,7 @@ def test_open_clip_builds_a_clip_with_it():
     image, text, scale = model(torch.rand(3, 3, 32, 32), torch.randint(50, (3, 8)))[:3]
     assert image.shape == text.shape == (3, 24) and scale > 1
     assert torch.allclose(image.norm(dim=1), torch.ones(3), atol=1e-5)
-    assert any(isinstance(part, conv_stem.ConvStem) for part in model.modules())
+    assert any(isinstance(part, small.ConvStem) for part in model.modules())
 
 
 @pytest.fixture(scope="session")
@@ -265,14 +263,14 @@ def test_dino_ships_as_the_chapter_asks_for_it():
     notebook = repository_root() / "notebooks" / "03a_mixed.ipynb"
     given = {name: parameter.default for name, parameter in read_parameters(notebook).items()}
     pool = open_pool(given["real_set"], given["real_images"], given["synthetic_set"], given["size"])
-    network = networks.TINY[given["networks"][0]]
+    network = recipes.TINY[given["networks"][0]]
     made = dino_pretrainings(pool, network, range(given["seed"], given["seed"] + given["seeds"]))
     wanted = {run.shipped for runs in made.values() for run in runs}
     assert wanted == set((SHIPPED / "dino").glob("*.safetensors")) and len(wanted) == 6
     first = next(iter(wanted))
     about = json.loads(first.with_suffix(".json").read_text())
     assert about["steps"] == network.dino.steps and about["architecture"] == network.architecture
-    features = mixed.outputs(mixed.trained(made["Real"][0]), pool.images[:4])
+    features = experiment.outputs(experiment.trained(made["Real"][0]), pool.images[:4])
     assert torch.isfinite(features).all()
 
 

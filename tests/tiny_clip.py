@@ -3,7 +3,7 @@
 import torch
 
 from synreal.models import Card, build_module, save_checkpoint
-from synreal.retrieve.encoder import Encoder
+from synreal.retrieve.embed import Encoder
 
 CARD = Card(
     name="tiny-clip", role="tiny", library="open_clip", architecture="tiny", activation="gelu",

@@ -3,16 +3,337 @@
 import os
 import sys
 import time
+import warnings
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 from typer.core import TyperCommand
 
-from synreal.commands import adapt, plan, retrieve, tune
-from synreal.commands.pairs import named_places
 from synreal.errors import InputError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from synreal.retrieve.embed import Encoder
+    from synreal.retrieve.semantic import Embedded
+    from synreal.train.finetune import Method
+
+
+def named_places(option: str, texts: Sequence[str], example: str) -> dict[str, str]:
+    """The places by name. Raises InputError when a name or place is missing, and for a repeated name."""
+    pairs = [_named_place(option, text, example) for text in texts]
+    if twice := [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]:
+        raise InputError(f"{option}: the names {twice} are taken; expected another name for each place")
+    return dict(pairs)
+
+
+def _named_place(option: str, text: str, example: str) -> tuple[str, str]:
+    name, equals, place = text.partition("=")
+    if not (equals and name and place):
+        raise InputError(f"{option} {text}: expected a name and a place, for example {option} {example}")
+    return name, place
+
+
+# `synreal adapt`: what a set of training images is worth to a pretrained classifier, as P2 measures it.
+
+
+def adapt(
+    checkpoint: Annotated[
+        str, typer.Option(help="Classifier to adapt: a name, folder or card; CLIP as in P2.")
+    ],
+    images: Annotated[str, typer.Option(help="Labelled images: a folder, file or hub:NAME#SPLIT.")],
+    classes: Annotated[Path, typer.Option(help="YAML list of class names, as for `synreal retrieve`.")],
+    out: Annotated[Path, typer.Option(help="Folder for checkpoint and report.")],
+    test: Annotated[str, typer.Option(help="Labelled images that accuracy is reported on.")],
+    probe: Annotated[
+        str | None,
+        typer.Option(help="Labelled images that the linear probe learns from. [default: --images]"),
+    ] = None,
+    contamination: Annotated[
+        float | None,
+        typer.Option(help="Cosine, by --checkpoint, at which an image learned from counts as a test image."),
+    ] = None,
+    recipe: Annotated[str, typer.Option(help="P2, 'P2 ImageNet' or scenes.")] = "scenes",
+    seed: Annotated[int, typer.Option(help="Of the order of images.")] = 0,
+    count: Annotated[int, typer.Option(help="Scenes, where a set is scenes/SPLIT.")] = 1000,
+) -> None:
+    """Adapt a classifier to images and report its accuracy on others, before and after.
+
+    Zero-shot: by the tuned head, which starts as class texts. Probe: by a linear classifier of the features.
+    A test image among the images to learn from is refused; with --contamination, what is as close to one is
+    left out, and listed in rejected.csv. Exit status: 0 done, 2 bad input.
+    """
+    from synreal.book.tuning_report import adapt_report, cleaned, open_images
+    from synreal.retrieve.match import read_classes
+    from synreal.train.adapt import adaptation_named
+
+    names = [query.name for query in read_classes(classes)]
+    learned, shown, probed = (open_images(place, names, count) for place in (images, test, probe or images))
+    if contamination is not None:
+        learned, probed = cleaned({"images": learned, "probe": probed}, shown, checkpoint, contamination, out)
+    print(adapt_report(checkpoint, learned, shown, probed, out, adaptation_named(recipe), seed))
+
+
+# `synreal plan`: which mix of real labels and synthetic images a budget should buy.
+
+
+Measured = Annotated[
+    Path,
+    typer.Argument(
+        help="CSV or parquet: n_real, n_syn, accuracy; a row for each training.", show_default=False
+    ),
+]
+
+
+def plan(
+    measured: Measured,
+    price_real: Annotated[float, typer.Option(help="Of one real label, in any currency.")],
+    price_synthetic: Annotated[float, typer.Option(help="Of one synthetic image.")],
+    budget: Annotated[float | None, typer.Option(help="Money to spend: the most accurate mix.")] = None,
+    target: Annotated[float | None, typer.Option(help="Accuracy to reach: the cheapest mix.")] = None,
+    draws: Annotated[int, typer.Option(help="Bootstrap draws behind the intervals.")] = 500,
+    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
+) -> None:
+    """Recommend how many real labels and synthetic images to buy, from accuracies measured on some mixes.
+
+    Train on a few mixes first (real only, synthetic only, both), each with three seeds. Plans stay within the
+    numbers of images that were measured.
+    Exit status: 0 planned, 1 no mix reaches the target, 2 bad input.
+    """
+    from synreal.book.interventions_views import plan_table
+    from synreal.errors import InputError
+    from synreal.evaluate.planner import (
+        Plan,
+        Prices,
+        check_target,
+        fit_mixes,
+        plan_for_budget,
+        plan_for_target,
+        read_mixes,
+    )
+
+    if draws < 100 or seed < 0:
+        raise InputError(f"draws {draws}, seed {seed}: expected 100 draws or more and a seed of 0 or more")
+    prices = Prices(price_real, price_synthetic)
+    if (budget is None) == (target is None):
+        raise InputError("plan: give either --budget or --target, not both and not neither")
+    if target is not None:
+        check_target(target)
+    law = fit_mixes(read_mixes(measured), draws, seed)
+    if budget is not None:
+        found: Plan | None = plan_for_budget(law, prices, budget)
+    elif target is not None:
+        found = plan_for_target(law, prices, target)
+    if found is None:
+        most = f"{law.most_real:,} real and {law.most_synthetic:,} synthetic images"
+        print(f"No mix of up to {most} reaches an accuracy of {target}.")
+        raise typer.Exit(1)
+    print(plan_table(found).to_string(header=False))
+    print("95 % intervals over trainings; that the test images are a sample, too, is not in them.")
+    print(f"The law misses the mean accuracy of a mix by {law.miss:.3f} at most.")
+    if target is not None:
+        print(f"The target is reached in {found.reached:.0%} of the bootstrap draws.")
+
+
+# `synreal retrieve`: real images of some classes, looked up in a corpus.
+
+
+Matcher = Literal["tokens", "phrase", "regex", "substring", "none"]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=PLACE", help="A set that must not leak into this one. Repeatable."),
+]
+Checkpoint = Annotated[
+    str | None, typer.Option(help="An open_clip card; embeds the corpus, for all that follows.")
+]
+Column = Annotated[
+    str | None, typer.Option(help="Image embeddings that the corpus carries, of this checkpoint.")
+]
+Neighbours = Annotated[
+    int, typer.Option(min=0, help="Neighbours per template, among images and any captions; 0 for none.")
+]
+Contamination = Annotated[
+    float | None, typer.Option(help="Cosine at which an image counts as one of those sets.")
+]
+Fewer = Annotated[
+    bool, typer.Option("--allow-fewer", help="Go on with classes that have fewer images, or none.")
+]
+
+
+def retrieve(
+    corpus: Annotated[str, typer.Option(help="Parquet files, WebDataset tars, a set, or scenes/upstream.")],
+    classes: Annotated[Path, typer.Option(help="YAML list: names, or name, synonyms, exclude, patterns.")],
+    per_class: Annotated[int, typer.Option(min=1, help="Images of each class.")],
+    out: Annotated[Path, typer.Option(help="New folder for the image set and its account.")],
+    matcher: Annotated[Matcher, typer.Option(help="How captions match.")] = "tokens",
+    checkpoint: Checkpoint = None,
+    embeddings: Annotated[Path | None, typer.Option(help="Where they are kept. [default: cache]")] = None,
+    embedding_column: Column = None,
+    nearest: Neighbours = 0,
+    top_share: Annotated[float | None, typer.Option(help="Share of a class kept by CLIP score.")] = None,
+    cap: Annotated[int | None, typer.Option(help="Most candidates of a class.")] = None,
+    near_duplicate: Annotated[float | None, typer.Option(help="Cosine at which images count as one.")] = None,
+    against: Sets = None,
+    contamination: Contamination = None,
+    scenes: Annotated[int, typer.Option(help="Scenes, where a set is scenes/SPLIT.")] = 5000,
+    seed: Annotated[int, typer.Option(help="Of the choice among what is left, and of scenes.")] = 0,
+    allow_fewer: Fewer = False,
+    device: Annotated[str, typer.Option(help="Where the checkpoint runs, e.g. cuda.")] = "cpu",
+) -> None:
+    """Retrieve real images of given classes from a corpus, with an account of every image rejected.
+
+    Exit status: 0 the set is written, 2 bad input (such as more images asked for than there are).
+    """
+    places = named_places("--against", against or [], "test=photos/")
+    _check_contamination(contamination, places)
+    _check_checkpoint(
+        checkpoint, embeddings=embeddings, embedding_column=embedding_column, nearest=nearest or None,
+        top_share=top_share, near_duplicate=near_duplicate, contamination=contamination,
+    )  # fmt: skip
+    from synreal.data.worlds import open_world
+    from synreal.retrieve.corpus import MissingImages
+    from synreal.retrieve.embed import Encoder
+    from synreal.retrieve.filters import Filters
+    from synreal.retrieve.manifest import refuse_existing, save_retrieved
+    from synreal.retrieve.match import read_classes
+    from synreal.retrieve.retrieve import need_captions, refuse_unmatched
+    from synreal.retrieve.retrieve import retrieve as run
+    from synreal.retrieve.semantic import Lookup
+
+    refuse_existing(out)
+    lookup = Lookup(str(classes), matcher, nearest)
+    queries = read_classes(classes)
+    filters = Filters(top_share, cap, near_duplicate, contamination)
+    encoder = Encoder(checkpoint, device) if checkpoint else None
+    pool = _opened(corpus, scenes, seed)
+    matched_by, semantic = lookup.ways("caption" in pool.column_names)
+    need_captions(pool, queries, matched_by)
+    if matched_by and not semantic and not allow_fewer:
+        refuse_unmatched(pool, queries, matched_by)
+    others = {n: open_world(place, scenes, seed, "none", n).images for n, place in places.items()}
+    captions = semantic is not None and semantic.captions
+    embedded = _embedded(pool, encoder, embeddings, corpus, captions, embedding_column)
+    with warnings.catch_warnings(action="ignore", category=MissingImages):  # said above
+        found = run(
+            pool, queries, per_class, matcher=matched_by, semantic=semantic, embedded=embedded,
+            filters=filters, against=others, seed=seed, allow_fewer=allow_fewer,
+        )  # fmt: skip
+    save_retrieved(found, out, corpus)
+    print(f"{found.counts.to_string()}\n{out}")
+
+
+def _check_contamination(threshold: float | None, places: dict[str, str]) -> None:
+    if threshold is not None and not places:
+        raise InputError(f"--contamination {threshold}: found no set to compare with; give one as --against")
+
+
+def _check_checkpoint(checkpoint: str | None, **needing: object) -> None:
+    """Raise InputError when there is no checkpoint for the options that need one."""
+    given = [f"--{name.replace('_', '-')}" for name, value in needing.items() if value is not None]
+    if given and checkpoint is None:
+        raise InputError(
+            f"{', '.join(given)}: found no checkpoint to embed the corpus with; give --checkpoint, the card "
+            "of an open_clip model"
+        )
+
+
+def _embedded(
+    pool: "Dataset",
+    encoder: "Encoder | None",
+    folder: Path | None,
+    corpus: str,
+    captions: bool,
+    column: str | None,
+) -> "Embedded | None":
+    """The images of the corpus, and their captions where asked for, in `folder` or the cache."""
+    from synreal.retrieve.semantic import default_folder, embed_corpus
+
+    if encoder is None:
+        return None
+    return embed_corpus(pool, encoder, folder or default_folder(encoder, corpus), captions, column)
+
+
+def _opened(corpus: str, scenes: int, seed: int) -> "Dataset":
+    """The corpus; rows without an image are listed on the error stream."""
+    from synreal.retrieve.corpus import MissingImages, open_corpus
+
+    with warnings.catch_warnings(record=True, action="always", category=MissingImages) as missing:
+        pool = open_corpus(corpus, scenes, seed)
+    for warning in missing:
+        print(f"synreal: {warning.message}", file=sys.stderr)
+    return pool
+
+
+# `synreal tune`: repair a classifier with a little labelled data, and say what that changed.
+
+
+VALIDATION = 2_000  # scenes, where a set to measure on is scenes/SPLIT
+
+
+def tune(
+    checkpoint: Annotated[str, typer.Option(help="Classifier to tune: a name, a folder or a card.")],
+    images: Annotated[
+        str,
+        typer.Option(help="Labelled images: a folder, file, hub:NAME#SPLIT, PRESET:FOLDER or scenes/SPLIT."),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of the tuned checkpoint; an unfinished one goes on.")],
+    method: Annotated[str, typer.Option(help="full, head, lp-ft, wise-ft, flyp or lora.")] = "full",
+    recipe: Annotated[
+        str | None, typer.Option(help="A recipe by name, such as p1-vit. [default: by the checkpoint]")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="In place of the recipe's.")] = None,
+    warmup_steps: Annotated[
+        int | None, typer.Option(help="In place of the recipe's; fewer than the steps.")
+    ] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="In place of the recipe's.")] = None,
+    micro_batch: Annotated[
+        int | None, typer.Option(help="Images on a GPU at once, where a batch does not fit.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the order of images and their augmentation.")] = 0,
+    validation: Annotated[
+        str | None, typer.Option(help="Images of the same kind, to measure what was gained.")
+    ] = None,
+    known: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=PLACE", help="Images whose accuracy may be lost. Repeatable."),
+    ] = None,
+    count: Annotated[int, typer.Option(help="How many scenes, for scenes/SPLIT.")] = 500,
+    device: Annotated[str, typer.Option(help="Where answers are computed, e.g. cuda.")] = "cpu",
+) -> None:
+    """Tune a classifier on a few labelled images and report what changed.
+
+    The folder becomes a checkpoint with its card and curves; report.md, report.json and CSV files say what
+    was gained and what was lost.
+    For several GPUs: accelerate launch --multi_gpu -m synreal tune ...
+    Exit status: 0 done, 2 bad input.
+    """
+    places = named_places("--known", known or [], "imagenet=images/")
+    from synreal.book.tuning_report import realtune
+    from synreal.data.worlds import open_world
+    from synreal.train.recipes import changed_recipe
+    from synreal.train.state import processes
+    from synreal.train.tuning import open_card
+
+    together = processes()
+    world = open_world(images, count, name=images)
+    chosen = changed_recipe(
+        open_card(checkpoint), len(world.images), recipe,
+        steps=steps, warmup_steps=warmup_steps, learning_rate=learning_rate, micro_batch=micro_batch,
+        seed=seed,
+    )  # fmt: skip
+    tried = open_world(validation, VALIDATION) if validation else None
+    others = {name: open_world(place, VALIDATION) for name, place in places.items()}
+    named = cast("Method", method)  # `tune` refuses another, and names those there are
+    report = realtune(checkpoint, world, out, named, chosen, tried, others, device)
+    if together.is_main_process:
+        print(report)
+
+
+# The command `synreal`. Each command imports what it needs, so that help answers at once.
+
 
 PATIENCE = 10.0  # seconds that the other processes of a launch keep an error to themselves
 
@@ -84,12 +405,12 @@ def run(
     Exit status: 0 all cells ran, 1 a cell failed, 2 bad input (nothing ran).
     """
     given = [split_pair(text) for text in parameter or []]
-    from synreal.book import runner
+    from synreal.book import run
 
-    paths = runner.find_notebooks(notebooks or [], everything)
+    paths = run.find_notebooks(notebooks or [], everything)
     try:
-        folder = runner.run(paths, profile=profile, given=given, out=out)
-    except runner.CellFailed as failure:
+        folder = run.run(paths, profile=profile, given=given, out=out)
+    except run.CellFailed as failure:
         print(failure, file=sys.stderr)
         raise typer.Exit(1) from failure
     print(folder)
@@ -147,11 +468,11 @@ def synbench(
         if not least <= number < 2**32:
             raise InputError(f"{option}: found {number}, expected {least} or more, below 2**32")
     places = named_places("--synthetic", synthetic, "sd15=images/")
-    from synreal.book.synbench_page import synbench as run_synbench
+    from synreal.book.synbench_report import synbench as run_synbench
     from synreal.data.imageset import class_names
     from synreal.data.worlds import open_world
     from synreal.synbench.backends import open_measures
-    from synreal.synbench.thresholds import read_thresholds
+    from synreal.synbench.compare import read_thresholds
 
     limits = read_thresholds(thresholds) if thresholds else None
     world = open_world(real, images, seed, hierarchy, unreadable=unreadable)
@@ -170,15 +491,15 @@ def synbench(
 @app.command("list")
 def list_() -> None:
     """Show the notebooks with their parameters, defaults and meaning, and the profiles."""
-    from synreal.book.listing import listing
+    from synreal.book.parameters import listing
 
     print(listing())
 
 
-app.command("adapt")(adapt.adapt)
-app.command("retrieve")(retrieve.retrieve)
-app.command("plan")(plan.plan)
-app.command("tune")(tune.tune)
+app.command("adapt")(adapt)
+app.command("retrieve")(retrieve)
+app.command("plan")(plan)
+app.command("tune")(tune)
 
 
 def main() -> None:

@@ -1,8 +1,14 @@
 """Runner, records, ledger and plots of the book."""
 
-from synreal.book.ledger import claims_markdown, judge_claims, ledger_table, verdict_counts
-from synreal.book.papers import paper_table, paper_value
-from synreal.book.record import Measurement, Study, read_notebook_results, read_results, run_folder
+from synreal.book.claims import (
+    claims_markdown,
+    judge_claims,
+    ledger_table,
+    paper_table,
+    paper_value,
+    verdict_counts,
+)
+from synreal.book.study import Measurement, Study, read_notebook_results, read_results, run_folder
 
 __all__ = [
     "Measurement",

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from synreal.book.papers import paper_table
+from synreal.book.claims import paper_table
 from synreal.book.plots import forest, shades
 from synreal.models import Card
 

@@ -21,11 +21,11 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from synreal.book.record import Study
+from synreal.book.study import Study
 from synreal.data.worlds import World
 from synreal.evaluate import compare, fine_grained_accuracy, report
-from synreal.evaluate.contrast import factors_worse, gap_difference
-from synreal.evaluate.predictions import Predictions
+from synreal.evaluate.report import factors_worse, gap_difference
+from synreal.models.predictions import Predictions
 
 REPORTED = {
     "accuracy": "accuracy",

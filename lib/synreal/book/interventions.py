@@ -20,11 +20,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from synreal.book.record import Study
-from synreal.evaluate.effect import Effect, Estimate
+from synreal.book.study import Study
 from synreal.evaluate.planner import Plan
-from synreal.evaluate.probes import COUNTERPART, MATCHING, TestSet, probe
-from synreal.evaluate.statistics import holm
+from synreal.evaluate.repeated import Effect, Interval
+from synreal.evaluate.resampling import holm
+from synreal.evaluate.slices import COUNTERPART, MATCHING, TestSet, probe
 from synreal.generate.rerender import Defects
 
 STAGES = ("", " (RealTune)")
@@ -148,7 +148,7 @@ def _rows_of_defect(
 
 
 def _row(
-    defect: str, dose: float, stage: str, key: str, change: Effect, test: TestSet, level: Estimate | None
+    defect: str, dose: float, stage: str, key: str, change: Effect, test: TestSet, level: Interval | None
 ) -> dict[str, object]:
     found = change.estimate(test.clusters)
     row = {"defect": defect, "dose": dose, "stage": stage, "probe": key, **found._asdict()}

@@ -11,12 +11,12 @@ from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
 from synreal.book import plots
-from synreal.book.wording import p_value
-from synreal.evaluate.exchange import Curve
+from synreal.book.plots import p_value
 from synreal.evaluate.planner import SHARES, MixLaw, Plan, Prices, affordable
-from synreal.evaluate.probes import MATCHING
+from synreal.evaluate.scaling_laws import Curve
+from synreal.evaluate.slices import MATCHING
 from synreal.generate.rerender import Defects
-from synreal.train.dial import dosed_arrays
+from synreal.train.interventions import dosed_arrays
 
 LINES = {  # stage and probe: label, colour, marker
     ("", "counterpart"): ("its counterpart", plots.PALETTE["paper"], "X"),

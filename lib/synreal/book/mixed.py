@@ -21,15 +21,14 @@ from itertools import pairwise
 
 import pandas as pd
 
-from synreal.book.record import Study
-from synreal.data.pool import Pool
+from synreal.book.study import Study
+from synreal.data.overlap import refuse_shared_pixels
+from synreal.data.worlds import Pool
 from synreal.errors import InputError
-from synreal.evaluate.guard import refuse_shared_pixels
-from synreal.evaluate.predictions import Predictions
 from synreal.evaluate.repeated import Estimate, Repeated, Statistic
-from synreal.evaluate.runs import Readout, predict_runs
-from synreal.train.batch_augment import AUGMENTATIONS
-from synreal.train.mixed_plans import Plans
+from synreal.models.predictions import Predictions
+from synreal.train.grid import Plans, Readout, predict_runs
+from synreal.train.losses import AUGMENTATIONS
 
 Found = dict[str, list[Predictions]]  # by name, one per seed
 TUNES = ("SynTune", "RealTune")

@@ -4,12 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from synreal.data.imageset import class_names
-from synreal.data.pool import Pool
-from synreal.data.transfer import drawn_digits, transfer_set
-from synreal.data.worlds import open_world
+from synreal.data.published import drawn_digits, transfer_set
+from synreal.data.worlds import Pool, open_world
 from synreal.errors import InputError
 from synreal.generate.rerender import Defects, rerendered_set
-from synreal.train.networks import PAPER, TINY, Network
+from synreal.train.recipes import PAPER, TINY, Network
 
 
 def networks(scale: str, names: Sequence[str], pretrain_steps: int, tune_steps: int) -> dict[str, Network]:

@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from synreal.book.papers import paper_table
+from synreal.book.claims import paper_table
 from synreal.book.plots import FURTHER_COLOURS, PALETTE, forest, image_sheet
-from synreal.data.pool import Pool
+from synreal.data.worlds import Pool
 
 KINDS = {"Real": "real", "Syn": "synthetic", "Mix": "mixed"}  # as the palette calls them
 COLOURS = {"real": PALETTE["real"], "synthetic": PALETTE["synthetic"], "mixed": FURTHER_COLOURS[0]}

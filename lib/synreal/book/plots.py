@@ -1,11 +1,4 @@
-"""One look for every figure of the book.
-
-Colours are those of Okabe and Ito, told apart with any common colour blindness, and each source of training
-data keeps its own through the whole book; markers differ too, so that print without colour still reads.
-Figures are drawn on a white card. A transparent figure would need one grey that is readable on white and on
-the dark theme alike, and washes out the palette on one of them; on a card every colour has the contrast it
-was chosen for, and the style sheet of the book rounds the card off in dark mode.
-"""
+"""Figures of the book: one palette, error bars always, alt text in words."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,6 +10,25 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from PIL import Image
+
+
+def p_value(p: float) -> str:
+    """With four decimals, never as a bare 0; empty where there was no test."""
+    return "" if pd.isna(p) else "< 0.0001" if p < 1e-4 else f"{p:.4f}"
+
+
+# One look for every figure of the book.
+#
+# Colours are those of Okabe and Ito, told apart with any common colour blindness, and each source of
+# training
+# data keeps its own through the whole book; markers differ too, so that print without colour still reads.
+# Figures are drawn on a white card. A transparent figure would need one grey that is readable on white and
+# on
+# the dark theme alike, and washes out the palette on one of them; on a card every colour has the contrast
+# it
+# was chosen for, and the style sheet of the book rounds the card off in dark mode.
+
 
 PALETTE: dict[str, str] = {
     "real": "#0072B2",  # blue
@@ -252,3 +264,137 @@ def image_sheet(
             axes.set_title(titles[place] if titles is not None else "", fontsize=7, loc="center", pad=2)
     fig.suptitle(title, fontsize=11)
     return _closed(fig)
+
+
+# Distributions of several image sets side by side, as P1's Figure 5 draws them.
+
+
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+
+def quantile_boxes(values: Mapping[str, pd.Series], *, xlabel: str, title: str = "") -> Figure:
+    """A box from the 25 % to the 75 % quantile of each set, its median, and whiskers at 5 % and 95 %.
+
+    values: by name of the set, the real one first; NaN are left out, and n in the label counts the rest.
+    Dotted lines carry the real whiskers through the figure. Raises ValueError when a set has no value.
+    """
+    shown = {name: series.dropna() for name, series in values.items()}
+    if empty := [name for name, series in shown.items() if series.empty]:
+        raise ValueError(f"quantile_boxes: no value in {empty}; leave these sets out")
+    stats = [_box(name, series) for name, series in shown.items()]
+    fig, axes = plt.subplots(figsize=(7.5, 0.9 + 0.45 * len(stats)))
+    drawn = axes.bxp(stats, orientation="horizontal", showfliers=False, patch_artist=True, widths=0.6)
+    for place, (patch, median) in enumerate(zip(drawn["boxes"], drawn["medians"], strict=True)):
+        patch.set(facecolor=PALETTE["synthetic" if place else "real"], alpha=0.75)
+        median.set(color="#222222", linewidth=2)
+    for edge in ("whislo", "whishi"):
+        axes.axvline(stats[0][edge], color=PALETTE["real"], linestyle=":", linewidth=1, zorder=0)
+    axes.invert_yaxis()
+    axes.set(xlabel=xlabel, title=title)
+    sns.despine(ax=axes, left=True)
+    plt.close(fig)  # or Jupyter would show it a second time, without alt text
+    return fig
+
+
+def boxes_in_words(values: Mapping[str, pd.Series]) -> str:
+    """The same for readers who cannot see it: median and whiskers of each set."""
+    found = {name: np.quantile(series.dropna(), QUANTILES) for name, series in values.items()}
+    return "; ".join(f"{name}: median {q[2]:.3g}, from {q[0]:.3g} to {q[4]:.3g}" for name, q in found.items())
+
+
+def _box(name: str, series: pd.Series) -> dict[str, Any]:
+    low, q1, median, q3, high = np.quantile(series, QUANTILES)
+    label = f"{name} (n = {len(series):,})"
+    return {"label": label, "whislo": low, "q1": q1, "med": median, "q3": q3, "whishi": high}
+
+
+# Who is taken for whom inside a coarse group, in several sets side by side (P1 Fig. 4b).
+
+
+ANNOTATED = 12  # classes; the numbers of larger groups would not be readable
+
+
+def confusion_maps(counts: Mapping[str, pd.DataFrame], *, title: str = "") -> Figure:
+    """A heat map for each set: of the images of each label (rows), the share that is taken for each class.
+
+    counts: `consistency.group_confusion` by name of the set, the real one first. n counts a label's images.
+    """
+    size = max(len(table.columns) for table in counts.values())
+    side = 1.2 + 0.42 * size
+    fig, grid = plt.subplots(1, len(counts), figsize=(side * len(counts) + 1, side), squeeze=False)
+    for axes, (name, table) in zip(grid.flat, counts.items(), strict=True):
+        n = table.sum(axis=1)
+        shares = table.div(n, axis=0).set_axis([f"{label} (n = {n[label]:,})" for label in table.index])
+        sns.heatmap(
+            shares, annot=size <= ANNOTATED, fmt=".2f", cmap="Blues", vmin=0, vmax=1, cbar=False, square=True,
+            linewidths=0.5, annot_kws={"fontsize": 7}, ax=axes,
+        )  # fmt: skip
+        axes.set(title=name, xlabel="the judge sees", ylabel="")
+        axes.tick_params(axis="x", rotation=45)
+    fig.suptitle(title, fontsize=11)
+    plt.close(fig)  # or Jupyter would show it a second time, without alt text
+    return fig
+
+
+def confusions_in_words(counts: Mapping[str, pd.DataFrame]) -> str:
+    """The same for readers who cannot see it: those taken for their label, and the largest confusion."""
+    return "; ".join(f"{name}: {_in_words(table)}" for name, table in counts.items())
+
+
+def _in_words(table: pd.DataFrame) -> str:
+    if not (total := int(table.to_numpy().sum())):
+        return "no image"
+    inside = table.drop(columns="elsewhere")
+    own = sum(int(inside.loc[label, label]) for label in inside.index)
+    shares = inside.div(table.sum(axis=1), axis=0)
+    others = {(a, b): shares.loc[a, b] for a in inside.index for b in inside.columns if a != b}
+    label, judged = max(others, key=lambda pair: (others[pair] == others[pair], others[pair]))
+    return (
+        f"{own / total:.0%} of {total:,} taken for their label, most often {label} for {judged} "
+        f"({others[label, judged]:.0%})"
+    )
+
+
+# Images of several sets below each other, the real ones on top, with what was measured under each.
+
+
+INCHES = 0.85  # a cell
+LARGEST = 160  # pixels of a side: a cell has fewer, and a page stays small
+ROOM = 0.15  # of a cell, for each line of words below an image
+
+Captioned = tuple[Image.Image, str]
+
+
+def worst_cases(rows: Mapping[str, Sequence[Captioned]], *, title: str = "") -> Figure:
+    """A row of images for each set, named at its left, each image with its words below it.
+
+    Images keep their proportions; small ones are enlarged without smoothing, so that 32x32 stays honest.
+    Raises ValueError when there is no image.
+    """
+    columns = max((len(row) for row in rows.values()), default=0)
+    if not columns:
+        raise ValueError("worst_cases: found no image in any set, expected at least one")
+    lines = max(words.count("\n") + 1 for row in rows.values() for _, words in row)
+    height = 1.1 + ROOM * lines
+    fig, axes = plt.subplots(
+        figsize=(INCHES * (columns + 1.5), INCHES * height * len(rows) + 0.3 * bool(title))
+    )
+    size = 6 * max(1.0, columns / 8)  # points; a page scales wide sheets down
+    for number, (name, row) in enumerate(rows.items()):
+        axes.text(-0.1, number * height + 0.5, name, ha="right", va="center", fontsize=size + 2, wrap=True)
+        for column, (image, words) in enumerate(row):
+            _place(axes, image, words, column, number * height, size)
+    axes.set(xlim=(-1.5, columns), ylim=(len(rows) * height, 0), aspect="equal", title=title)
+    axes.set_axis_off()
+    plt.close(fig)  # or Jupyter would show it a second time, without alt text
+    return fig
+
+
+def _place(axes: Axes, image: Image.Image, words: str, left: float, top: float, points: float) -> None:
+    """The image in the cell [left, left + 1] x [top, top + 1], 5 % free on each side."""
+    small = image.copy()
+    small.thumbnail((LARGEST, LARGEST))
+    width, height = 0.9 * np.array(small.size) / max(small.size)
+    x, y = left + (1 - width) / 2, top + (1 - height) / 2
+    axes.imshow(np.asarray(small), extent=(x, x + width, y + height, y), interpolation="nearest")
+    axes.text(left + 0.5, top + 1, words, ha="center", va="top", fontsize=points)

@@ -30,12 +30,12 @@ import numpy as np
 import pandas as pd
 from datasets import Dataset
 
-from synreal.book.record import Study
+from synreal.book.study import Study
 from synreal.data.imageset import mixed_classes
 from synreal.data.worlds import World
 from synreal.errors import InputError
-from synreal.evaluate.predictions import Predictions
 from synreal.evaluate.repeated import Estimate, Repeated, Statistic
+from synreal.models.predictions import Predictions
 from synreal.synbench.rare import RARE
 
 SETTINGS = ("Vanilla", "SynTune", "RealTune")

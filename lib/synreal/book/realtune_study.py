@@ -7,12 +7,12 @@ import pandas as pd
 from datasets import Dataset
 
 from synreal.book.realtune import named
-from synreal.evaluate.tuned import Tuning
 from synreal.models.card import load_card
 from synreal.synbench.rare import RARE, rare_images
 from synreal.train.adapt import targeted
+from synreal.train.finetune import Method
 from synreal.train.recipes import Recipe, default_recipe, for_epochs, with_steps
-from synreal.train.tune import Method
+from synreal.train.tuning import Tuning
 
 # For scenes on two cores: few steps, chosen on validation scenes with the learning rate.
 SHORT = Recipe(48, 32, 3e-4, weight_decay=0.05, warmup_steps=4)

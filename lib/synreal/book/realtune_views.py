@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import pandas as pd
 from matplotlib.figure import Figure
 
+from synreal.book.claims import paper_table
 from synreal.book.classifier_views import PAPER_PAIRS
-from synreal.book.papers import paper_table
 from synreal.book.plots import PALETTE, forest
 from synreal.book.realtune import SETTINGS, by_kind
 from synreal.synbench.rare import RARE

@@ -1,13 +1,13 @@
-"""Renders the book: stages pages and executed notebooks together, generates three pages, runs Jupyter Book.
+"""The pages of the book: a staged copy, its references, the API, the status page."""
 
-Nothing is executed here. A build with a warning is a failed build.
-"""
-
+import ast
+import json
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,113 @@ import nbformat
 import pandas as pd
 import yaml
 
-from synreal.book.api import api_page
-from synreal.book.ledger import ledger_page
-from synreal.book.record import read_notebook_results
-from synreal.book.references import settle_references
-from synreal.book.run_folder import RunFolder
-from synreal.book.status import status_page
+from synreal.book.claims import ledger_page
+from synreal.book.run import RunFolder
+from synreal.book.study import published_environment, published_keys, read_notebook_results
 from synreal.errors import InputError
 from synreal.paths import repository_root
+
+ABSENT = "not measured in this run"
+INLINE = re.compile(r"\{glue:text\}`(?:/notebooks/(?P<doc>[^`:]+)\.ipynb::)?(?P<key>[^`]+?)(?::[^:`]*)?`")
+BLOCK = re.compile(r"```\{glue\} (?P<key>.+)\n:doc: /notebooks/(?P<doc>.+)\.ipynb\n```")
+
+
+def settle_references(stage: Path, stored: Path) -> None:
+    """Rewrites the staged pages and notebooks where they refer to what the staged notebooks do not hold.
+
+    stage: the folder of the book to render. stored: the folder of the notebooks as the repository has them.
+    """
+    absent = dict(_absent(stage / "notebooks", stored))
+    if not any(absent.values()):
+        return
+    for page in (stage / "book").glob("*.md"):
+        page.write_text(_settled(page.read_text(), "", absent))
+    for path in (stage / "notebooks").glob("*.ipynb"):
+        notebook = nbformat.read(path, as_version=4)
+        for cell in notebook.cells:
+            if cell.cell_type == "markdown":
+                cell.source = _settled(cell.source, path.stem, absent)
+        nbformat.write(notebook, path)
+
+
+def _absent(staged: Path, stored: Path) -> Iterator[tuple[str, set[str]]]:
+    for path in staged.glob("*.ipynb"):
+        if (original := stored / path.name).exists():
+            yield path.stem, published_keys(original) - published_keys(path)
+
+
+def _settled(text: str, own: str, absent: dict[str, set[str]]) -> str:
+    def replace(match: re.Match[str]) -> str:
+        return ABSENT if match["key"] in absent.get(match["doc"] or own, ()) else match[0]
+
+    return BLOCK.sub(replace, INLINE.sub(replace, text))
+
+
+# The API page, written from the sources without importing them: fast, and no machine needs the libraries.
+#
+# Docstrings of this project are Markdown and are inserted as such.
+
+
+Documented = ast.FunctionDef | ast.ClassDef
+
+
+def api_page(package: Path) -> str:
+    """Markdown: each module of the package with its public functions and classes, as their docstrings say."""
+    modules = [p for p in sorted(package.rglob("*.py")) if not p.name.startswith("_")]
+    return "\n\n".join(_module(path, _dotted(path, package)) for path in modules) + "\n"
+
+
+def _dotted(path: Path, package: Path) -> str:
+    return ".".join((package.name, *path.relative_to(package).with_suffix("").parts))
+
+
+def _module(path: Path, name: str) -> str:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    parts = [f"## `{name}`", _docstring(tree)]
+    parts += [_entry(node, level="###") for node in _public(tree)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _public(tree: ast.Module | ast.ClassDef) -> Iterator[Documented]:
+    for node in tree.body:
+        if isinstance(node, Documented) and not node.name.startswith("_") and ast.get_docstring(node):
+            yield node
+
+
+def _entry(node: Documented, level: str) -> str:
+    parts = [f"{level} `{node.name}`", f"```python\n{_signature(node)}\n```", _docstring(node)]
+    if isinstance(node, ast.ClassDef):
+        parts += [_entry(method, level + "#") for method in _public(node)]
+    return "\n\n".join(parts)
+
+
+def _signature(node: Documented) -> str:
+    if isinstance(node, ast.FunctionDef):
+        returns = f" -> {ast.unparse(node.returns)}" if node.returns else ""
+        return f"{node.name}({ast.unparse(node.args)}){returns}"
+    fields = [ast.unparse(n) for n in node.body if isinstance(n, ast.AnnAssign)]
+    init = [n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"]
+    arguments = ast.unparse(init[0].args).removeprefix("self").removeprefix(", ") if init else ""
+    return "\n".join([f"class {node.name}({arguments})", *(f"    {field}" for field in fields)])
+
+
+def _docstring(node: ast.Module | Documented) -> str:
+    """The docstring with everything outside `code` that Markdown would take for markup made plain."""
+    text = ast.get_docstring(node) or ""
+    pieces = re.split(r"(\{[\w:]+\}`[^`]*`|``.+?``|`[^`]*`)", text)
+    return "".join(piece if piece.startswith("`") else _plain(piece) for piece in pieces)
+
+
+def _plain(text: str) -> str:
+    for sign, entity in {"<": "&lt;", "{": "&#123;", "$": "&#36;", "*": "&#42;"}.items():
+        text = text.replace(sign, entity)
+    return text
+
+
+# Renders the book: stages pages and executed notebooks together, generates three pages, runs Jupyter Book.
+#
+# Nothing is executed here. A build with a warning is a failed build.
+
 
 STORED = """:::{note}
 This chapter was not executed in this run. It shows the outputs stored in the repository, and the ledger of
@@ -137,3 +236,41 @@ def _build(stage: Path, folder: Path) -> Path:
         problems = [line for line in output if "WARNING" in line or "ERROR" in line] or output[-20:]
         raise InputError("the book does not render without warnings:\n" + "\n".join(problems))
     return folder / "_build" / "html"
+
+
+def status_page(notebooks: list[Path]) -> str:
+    """Markdown from executed notebooks: a row for each, then machine and versions for all that share them."""
+    head = ["| notebook | profile | executed (UTC) | minutes | parameters changed |", "|---|---|---|---|---|"]
+    rows = [_row(path) for path in notebooks]
+    kept = {path.stem: published_environment(path) for path in notebooks}
+    groups: dict[str, list[str]] = {}
+    for name, found in kept.items():
+        groups.setdefault(json.dumps(found, sort_keys=True), []).append(name)
+    machines = [_machine(names, json.loads(found)) for found, names in groups.items()]
+    return "\n\n".join(["\n".join(head + rows), "## Machine and versions", *machines]) + "\n"
+
+
+def _row(path: Path) -> str:
+    about = nbformat.read(path, as_version=4).metadata.get("papermill", {})
+    changed = ", ".join(f"`{k} = {v!r}`" for k, v in about.get("parameters", {}).items()) or "none"
+    seconds, end = about.get("duration"), str(about.get("end_time") or "not recorded")
+    took = "not recorded" if seconds is None else f"{seconds / 60:.1f}"
+    profile = published_environment(path).get("profile", "not recorded")
+    return f"| {path.stem} | {profile} | {end[:16].replace('T', ' ')} | {took} | {changed} |"
+
+
+def _machine(names: list[str], found: dict[str, Any]) -> str:
+    title = f"### {', '.join(names)}"
+    if "cpu" not in found:
+        return f"{title}\n\nNot recorded: executed outside `synreal run`, for example in Jupyter."
+    versions = ", ".join(f"{name} {version}" for name, version in found["packages"].items())
+    revision = found["revision"] or "not under version control"
+    changed = " with uncommitted changes" if found["dirty"] else ""
+    gpus = ", ".join(found["gpus"]) or "none"
+    lines = [
+        f"Processor: {found['cpu']}, {found['cores']} cores; GPU: {gpus}",
+        f"System: {found['system']}; Python {found['python']}",
+        f"Packages: {versions}",
+        f"Revision of this book: {revision}{changed}",
+    ]
+    return f"{title}\n\n" + "\n".join(f"- {line}" for line in lines)

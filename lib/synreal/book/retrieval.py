@@ -23,10 +23,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from synreal.book.record import Study
-from synreal.evaluate.accuracies import ALL, Accuracies, Statistic
-from synreal.evaluate.adapted import READINGS
-from synreal.evaluate.statistics import with_holm
+from synreal.book.study import Study
+from synreal.evaluate.repeated import ALL, Accuracies, CellStatistic
+from synreal.evaluate.resampling import with_holm
+from synreal.train.adapt import READINGS
 
 PAIR = "retrieved vs synthetic"
 
@@ -137,11 +137,11 @@ def record_rejected(
     return table.rename_axis("source")
 
 
-def _difference(task: str, reading: str, one: tuple[str, int], other: tuple[str, int]) -> Statistic:
+def _difference(task: str, reading: str, one: tuple[str, int], other: tuple[str, int]) -> CellStatistic:
     return lambda means: means[task, reading, *one] - means[task, reading, *other]
 
 
-def _mean_of(differences: Sequence[Statistic]) -> Statistic:
+def _mean_of(differences: Sequence[CellStatistic]) -> CellStatistic:
     return lambda means: np.mean([difference(means) for difference in differences], axis=0)
 
 

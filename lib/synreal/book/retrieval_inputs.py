@@ -7,17 +7,14 @@ from datasets import Dataset
 
 from synreal.book.retrieval_sets import Sources, budgets_of, families, named_hierarchy
 from synreal.data.imageset import class_names
-from synreal.data.labels import shorten
 from synreal.data.tasks import Task
-from synreal.errors import InputError
-from synreal.evaluate.adapted import refuse_known
-from synreal.generate.loading import need_pipeline
-from synreal.generate.perturb import refuse_strength
-from synreal.generate.sample import open_generator
+from synreal.errors import InputError, shorten
+from synreal.generate.backends import need_pipeline
+from synreal.generate.sample import open_generator, refuse_strength
 from synreal.paths import located
-from synreal.retrieve.candidates import need_captions, refuse_unmatched
-from synreal.retrieve.lookup import Lookup
-from synreal.train.adapt import Adaptation
+from synreal.retrieve.retrieve import need_captions, refuse_unmatched
+from synreal.retrieve.semantic import Lookup
+from synreal.train.adapt import Adaptation, refuse_known
 
 
 def check_corpus_for(corpus: Dataset, lookup: Lookup, tasks: Sequence[Task]) -> None:

@@ -8,25 +8,21 @@ from pathlib import Path
 import pandas as pd
 from datasets import Dataset, concatenate_datasets
 
-from synreal.data.fingerprint import image_set_hash
+from synreal.cache import compute
+from synreal.data.decode import image_set_hash
 from synreal.data.hierarchy import SCENES_HIERARCHY, Hierarchy
 from synreal.data.imageset import load_image_set
+from synreal.data.overlap import refuse_overlap
 from synreal.data.tasks import Task, of_classes
-from synreal.evaluate.adapted import READINGS, Adapted, adapt_and_predict
-from synreal.evaluate.guard import refuse_overlap
-from synreal.evaluate.predictions import Predictions
-from synreal.generate.perturb import perturbed_set
-from synreal.generate.sample import Sampling, open_generator
+from synreal.generate.sample import Sampling, open_generator, perturbed_set
+from synreal.models.predictions import Predictions
 from synreal.paths import cache_dir
-from synreal.retrieve.decontaminate import decontaminate
-from synreal.retrieve.encoder import Encoder
-from synreal.retrieve.filters import Filters
-from synreal.retrieve.lookup import Lookup
+from synreal.retrieve.embed import Encoder
+from synreal.retrieve.filters import Filters, decontaminate
 from synreal.retrieve.manifest import save_account
 from synreal.retrieve.retrieve import Retrieved, retrieve
-from synreal.retrieve.semantic import Embedded, embed_corpus
-from synreal.train.adapt import CONTRACT, Adaptation, mixture, targeted
-from synreal.workers import compute
+from synreal.retrieve.semantic import Embedded, Lookup, embed_corpus
+from synreal.train.adapt import CONTRACT, READINGS, Adaptation, Adapted, adapt_and_predict, mixture, targeted
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from synreal.book import plots
-from synreal.book.papers import paper_table
-from synreal.book.sheets import Captioned, worst_cases
-from synreal.book.wording import p_value
+from synreal.book.claims import paper_table
+from synreal.book.plots import Captioned, p_value, worst_cases
 from synreal.data.decode import to_rgb
 from synreal.data.imageset import class_names
-from synreal.evaluate.accuracies import Accuracies
+from synreal.evaluate.repeated import Accuracies
 
 CURVES = ("retrieved", "synthetic")
 

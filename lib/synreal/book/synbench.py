@@ -19,17 +19,14 @@ from typing import Any
 
 import pandas as pd
 
-from synreal.book.record import Study
+from synreal.book.study import Study
 from synreal.data.hierarchy import Hierarchy
 from synreal.data.imageset import class_names
 from synreal.errors import InputError
-from synreal.synbench.compare import compare_all
+from synreal.synbench.compare import Measured, compare_all
 from synreal.synbench.consistency import consistency
-from synreal.synbench.correction import corrected_consistency
-from synreal.synbench.grained import SIDES, answers
-from synreal.synbench.judged import Consistency
-from synreal.synbench.measure import Measure
-from synreal.synbench.study import Measured
+from synreal.synbench.correction import SIDES, Consistency, answers, corrected_consistency
+from synreal.synbench.measures import Measure
 
 RECORDED = (
     "proportion_real", "proportion_synthetic", "proportion_difference",

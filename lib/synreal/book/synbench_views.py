@@ -7,20 +7,16 @@ from datasets import Dataset
 from matplotlib.figure import Figure
 
 from synreal.book import plots
-from synreal.book.boxes import boxes_in_words, quantile_boxes
-from synreal.book.papers import paper_table
-from synreal.book.sheets import worst_cases
+from synreal.book.claims import paper_table
+from synreal.book.plots import boxes_in_words, p_value, quantile_boxes, worst_cases
 from synreal.book.synbench import images_behind
-from synreal.book.wording import p_value
 from synreal.data.decode import to_rgb
 from synreal.data.hierarchy import Hierarchy
 from synreal.data.imageset import class_names
+from synreal.synbench.compare import Measured, extremes, pictures
 from synreal.synbench.consistency import group_confusion
-from synreal.synbench.extremes import extremes, pictures
-from synreal.synbench.grained import answers
-from synreal.synbench.judged import Consistency
-from synreal.synbench.measure import YES_NO, Measure
-from synreal.synbench.study import Measured
+from synreal.synbench.correction import Consistency, answers
+from synreal.synbench.measures import YES_NO, Measure
 
 SHOWN = {  # statistics that say in one number whether a set falls short
     "proportion_difference": "share of images",

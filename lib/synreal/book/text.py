@@ -24,10 +24,9 @@ from dataclasses import asdict
 
 import pandas as pd
 
-from synreal.book.record import Study
+from synreal.book.study import Study
 from synreal.evaluate.repeated import Estimate
-from synreal.text.score import Losses
-from synreal.text.study import BOTH, MIX, REAL, SEEN, SYN, TUNINGS, Trained, tuned_names
+from synreal.text.train import BOTH, MIX, REAL, SEEN, SYN, TUNINGS, Losses, Trained, tuned_names
 
 CONTRASTS = (
     (SYN, REAL),

@@ -6,8 +6,8 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from synreal.book import plots
-from synreal.book.papers import paper_table
-from synreal.text.study import MIX, REAL, SEEN, SYN
+from synreal.book.claims import paper_table
+from synreal.text.train import MIX, REAL, SEEN, SYN
 
 TUNED = ("vanilla", "SynTune", "RealTune")
 COLOURS = {

@@ -1,16 +1,132 @@
-"""Image folders: one subfolder per class, images at any depth below it."""
+"""Labels, folders of images and WebDataset tars as people have them, brought to common columns."""
 
 import logging
 import os
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import datasets
+import numpy as np
 import pandas as pd
 import pyarrow as pa
+from datasets.packaged_modules.webdataset.webdataset import WebDataset
 
-from synreal.data.labels import shorten
-from synreal.errors import InputError
+from synreal.errors import InputError, shorten
+
+NAME_COLUMN = "class_name"  # names the class of a numeric label, row by row
+
+
+def classify(ds: datasets.Dataset, names: Sequence[str] | None, where: str) -> datasets.Dataset:
+    """The set with column `label` as ClassLabel.
+
+    Names come from `names` (in label order), from the column's own ClassLabel, from the values when they are
+    strings (see `class_order`), or from column `class_name`. Numbers without names raise InputError.
+    """
+    feature = ds.features["label"]
+    values = _label_values(ds, where)
+    if names is not None:
+        _check_names(names, "class_names")
+    if isinstance(feature, datasets.ClassLabel):
+        return _reorder(ds, values, feature.names, list(names or feature.names), where)
+    if pd.api.types.is_integer_dtype(values.dtype):
+        found = list(names) if names is not None else _names_beside(ds, values, where)
+        return _with_labels(ds, _in_range(values.to_numpy(), found, where), found)
+    if pd.api.types.is_string_dtype(values.dtype):
+        found = list(names) if names is not None else class_order(values.unique())
+        return _with_labels(ds, _numbers(values, found, where), found)
+    raise InputError(
+        f"{where}: labels are of type {feature}; expected class names (strings), integers or ClassLabel"
+    )
+
+
+def relabel(ds: datasets.Dataset, names: Sequence[str], where: str) -> datasets.Dataset:
+    """The same images with labels numbered in the order of `names`; raises InputError on an unknown class."""
+    old = ds.features["label"].names
+    values = pd.Series(ds.with_format("numpy")["label"][:])
+    return ds if old == list(names) else _reorder(ds, values, old, list(names), where)
+
+
+def class_order(names: Sequence[str]) -> list[str]:
+    """Class names sorted as text, or as numbers when every one is a number ("2" before "10")."""
+    return sorted(names, key=int) if all(name.isdecimal() for name in names) else sorted(names)
+
+
+def _label_values(ds: datasets.Dataset, where: str) -> pd.Series:
+    column = ds.with_format("arrow")["label"][:]
+    if column.null_count:
+        raise InputError(
+            f"{where}: {column.null_count} of {len(column)} rows have no label; remove them or fill them in"
+        )
+    return column.to_pandas()
+
+
+def _reorder(
+    ds: datasets.Dataset, values: pd.Series, old: list[str], new: list[str], where: str
+) -> datasets.Dataset:
+    numbers = _in_range(values.to_numpy(), old, where)
+    if old == new:
+        return _with_labels(ds, numbers, new)
+    missing = [name for name in old if name not in set(new)]
+    if missing:
+        raise InputError(f"{where}: classes {shorten(missing)} are not among the class names {shorten(new)}")
+    position = {name: i for i, name in enumerate(new)}
+    return _with_labels(ds, np.array([position[name] for name in old])[numbers], new)
+
+
+def _numbers(values: pd.Series, names: list[str], where: str) -> np.ndarray:
+    numbers = pd.Index(names).get_indexer(pd.Index(values))
+    unknown = sorted(set(values[numbers < 0]))
+    if unknown:
+        raise InputError(f"{where}: labels {shorten(unknown)} are not among class_names {shorten(names)}")
+    return numbers
+
+
+def _in_range(values: np.ndarray, names: list[str], where: str) -> np.ndarray:
+    outside = values[(values < 0) | (values >= len(names))]
+    if len(outside):
+        raise InputError(
+            f"{where}: {len(outside)} labels lie outside 0..{len(names) - 1}, the first is {outside[0]}; "
+            f"expected numbers of the {len(names)} classes {shorten(names)}"
+        )
+    return values
+
+
+def _names_beside(ds: datasets.Dataset, values: pd.Series, where: str) -> list[str]:
+    if NAME_COLUMN not in ds.column_names:
+        raise InputError(
+            f"{where}: labels are numbers and nothing names the classes; give class_names in label order, "
+            f"or store the labels as ClassLabel, or add a column {NAME_COLUMN}"
+        )
+    pairs = pd.DataFrame({"label": values, "name": ds[NAME_COLUMN][:]}).drop_duplicates().sort_values("label")
+    unique = pairs["label"].is_unique and pairs["name"].is_unique
+    if not unique or pairs["label"].tolist() != list(range(len(pairs))):
+        raise InputError(
+            f"{where}: columns label and {NAME_COLUMN} do not pair each of 0, 1, 2, ... with one name; "
+            f"found {shorten([f'{n}={name}' for n, name in pairs.itertuples(index=False)])}; give class_names"
+        )
+    return pairs["name"].tolist()
+
+
+def _check_names(names: Sequence[str], what: str) -> None:
+    doubled = (
+        sorted({name for name in names if list(names).count(name) > 1})
+        if len(set(names)) < len(names)
+        else []
+    )
+    if isinstance(names, str) or not names or doubled:
+        raise InputError(f"{what}: found {names!r:.200}; expected a list of different class names")
+
+
+def _with_labels(ds: datasets.Dataset, numbers: np.ndarray, names: list[str]) -> datasets.Dataset:
+    labels = pa.array(np.asarray(numbers, dtype=np.int64))
+    feature = datasets.ClassLabel(names=names)
+    return ds.remove_columns("label").add_column("label", labels, feature=feature)
+
+
+# Image folders: one subfolder per class, images at any depth below it.
+
 
 log = logging.getLogger(__name__)
 
@@ -126,3 +242,48 @@ def _join_metadata(images: pd.DataFrame, file: Path) -> pd.DataFrame:
             f"{shorten(sorted(listed - present))}; not listed: {shorten(sorted(present - listed))}"
         )
     return images.merge(metadata.rename(columns={"file_name": "path"}), on="path")
+
+
+# The fields of WebDataset tars, also where samples lack some.
+
+
+KEY, URL = "__key__", "__url__"  # WebDataset's own names: the stem of a sample's files, and the tar it is in
+FIRST_SAMPLES = 5  # that say which fields there are
+
+
+def tar_features(paths: Sequence[str]) -> datasets.Features:
+    """The fields of the fullest among the first samples; the others may lack some, such as the image.
+
+    The library alone would refuse tars in which they do. Raises ValueError when a sample has a field that the
+    fullest lacks, and when there is no sample.
+    """
+    first = sorted(_first_samples(paths), key=len, reverse=True)
+    if not first:
+        raise ValueError("no sample in them; expected files such as 0000.jpg and 0000.txt")
+    if other := [sample for sample in first if sample.keys() - first[0].keys()]:
+        raise ValueError(
+            f"{_told(first[0])}, but {_told(other[0])}; expected the same kinds of files in every sample"
+        )
+    features = datasets.Dataset.from_list(first).features
+    images = {name: datasets.Image() for name in features if _is_image(name)}
+    return datasets.Features(features | images)
+
+
+def _first_samples(paths: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """A few, and on to the first that holds an image."""
+    open_tar, seen = datasets.DownloadManager().iter_archive, False
+    tars = (WebDataset._get_pipeline_from_tar(path, open_tar(path)) for path in paths)
+    for number, sample in enumerate(chain.from_iterable(tars), start=1):
+        yield sample
+        seen = seen or any(map(_is_image, sample))
+        if seen and number >= FIRST_SAMPLES:
+            return
+
+
+def _is_image(field: str) -> bool:
+    return field.rsplit(".", 1)[-1].lower() in WebDataset.IMAGE_EXTENSIONS
+
+
+def _told(sample: dict[str, Any]) -> str:
+    fields = [name for name in sample if name not in (KEY, URL)]
+    return f"sample {sample[KEY]} of {sample[URL]} holds {shorten(fields)}"

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from synreal.data.imagenet import imagenet_class_names
+from synreal.data.published import imagenet_class_names
 from synreal.errors import InputError
 
 

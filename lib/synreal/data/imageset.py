@@ -1,10 +1,4 @@
-"""The image-set contract: one table of images, labels, ids and sources, whatever they were loaded from.
-
-Columns: `image` (datasets.Image), `label` (ClassLabel), `id` (string, different in every row), `source`
-(string), and any others: caption, factor columns, `cluster` (a name that images share which are not
-independent, such as the photograph they show), and for generated images prompt, seed, generator and
-guidance_scale. An image without a name in column `generator` is real; see `synreal.data.kind`.
-"""
+"""Image sets: a `datasets.Dataset` with columns `image`, `label` and provenance."""
 
 import warnings
 from collections.abc import Sequence
@@ -15,24 +9,41 @@ import datasets
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+from datasets import Dataset
 
-from synreal.data.arrays import from_arrays, to_arrays
-from synreal.data.decode import to_rgb, unreadable_images
-from synreal.data.labels import classify, relabel, shorten
+from synreal.data.decode import unreadable_images
+from synreal.data.folders import classify, relabel
 from synreal.data.sources import HUB, read_source
-from synreal.errors import InputError
+from synreal.errors import InputError, shorten
 
-__all__ = [
-    "UnreadableImages",
-    "check_image_set",
-    "class_names",
-    "finish_image_set",
-    "from_arrays",
-    "load_image_set",
-    "match_classes",
-    "to_arrays",
-    "to_rgb",
-]
+
+def not_generated(images: Dataset) -> Dataset:
+    """The set with a column `generator` that names none: for published sets of real images."""
+    return images.add_column("generator", pa.nulls(len(images), pa.string()))
+
+
+def kind_of(images: Dataset) -> str:
+    """real, synthetic or mixed, as far as the set itself says; else unknown.
+
+    A generated image names its generator, and one without a name in that column is real. Where there is no
+    such column, `source` says it with one of these words.
+    """
+    if "generator" in images.column_names:
+        kinds = {"real" if generator is None else "synthetic" for generator in images["generator"][:]}
+    else:
+        kinds = set(images["source"][:])
+    if not kinds <= {"real", "synthetic"}:
+        return "unknown"
+    return kinds.pop() if len(kinds) == 1 else "mixed"
+
+
+# The image-set contract: one table of images, labels, ids and sources, whatever they were loaded from.
+#
+# Columns: `image` (datasets.Image), `label` (ClassLabel), `id` (string, different in every row), `source`
+# (string), and any others: caption, factor columns, `cluster` (a name that images share which are not
+# independent, such as the photograph they show), and for generated images prompt, seed, generator and
+# guidance_scale. An image without a name in column `generator` is real; see `synreal.data.imageset`.
+
 
 Unreadable = Literal["stop", "drop"]
 ID_COLUMNS = ("id", "file_name", "path")  # the first of these that a table has becomes the id

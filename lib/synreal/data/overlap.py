@@ -8,10 +8,11 @@ from typing import Any, Protocol
 
 import datasets
 import numpy as np
+from datasets import Dataset
 from PIL import Image, UnidentifiedImageError
 
 from synreal.data.decode import DECODING_ERRORS, open_record, to_rgb
-from synreal.errors import InputError
+from synreal.errors import InputError, shorten
 
 ROWS_PER_TASK = 1024
 BLOCK = 4096  # vectors compared at once; 4096 x 4096 similarities are 64 MiB
@@ -132,3 +133,44 @@ def _try_pixel_hash(record: dict[str, Any] | None) -> tuple[str, str]:
         return "", reason_of(error)
     size = f"{image.width}x{image.height} ".encode()
     return hashlib.sha256(size + image.tobytes()).hexdigest(), ""
+
+
+MEND = "leave them out of the training set, or evaluate on a split that does not hold them"
+
+
+def refuse_overlap(
+    train: Dataset, test: Dataset, descriptor: Descriptor | None = None, threshold: float | None = None
+) -> None:
+    """Raise InputError when an image of `test` is in `train`.
+
+    The same image is: the same value in column `cluster` (where both sets have one), or the same decoded
+    pixels, whatever the file format. With a descriptor also any pair whose vectors have an inner product of
+    `threshold` or more. Ids do not count: files of two folders may bear the same names. The message counts
+    the images of `test` and names the first.
+    """
+    if (descriptor is None) != (threshold is None):
+        raise InputError("descriptor and threshold: found one without the other; give both or neither")
+    if "cluster" in train.column_names and "cluster" in test.column_names:
+        own, known = (np.asarray(part["cluster"][:], dtype=str) for part in (test, train))
+        _refuse(test, np.isin(own, known), "belong to a cluster that is in the training set")
+    _refuse(test, np.isin(pixel_hashes(test), pixel_hashes(train)), "have the pixels of a training image")
+    if descriptor is not None and threshold is not None:
+        close = nearest(describe(test, descriptor), describe(train, descriptor))[1] >= threshold
+        _refuse(test, close, f"are within {threshold} ({descriptor.name}) of a training image")
+
+
+def refuse_shared_pixels(train: np.ndarray, test: np.ndarray) -> None:
+    """`refuse_overlap` for images in memory, uint8 [N, H, W, 3]: no test image may be in `train` as well."""
+    known = {image.tobytes() for image in train} if train.shape[1:] == test.shape[1:] else set()
+    found = np.flatnonzero([image.tobytes() in known for image in test])
+    if len(found):
+        raise InputError(
+            f"{len(found)} of {len(test)} test images have the pixels of a training image, first number "
+            f"{found[0]}; {MEND}"
+        )
+
+
+def _refuse(test: Dataset, found: np.ndarray, what: str) -> None:
+    if found.any():
+        ids = test.select(np.flatnonzero(found))["id"][:]
+        raise InputError(f"{len(ids)} of {len(test)} test images {what}: {shorten(ids)}; {MEND}")

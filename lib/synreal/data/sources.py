@@ -10,10 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 
-from synreal.data.folders import SPLITS, read_folder
-from synreal.data.labels import shorten
-from synreal.data.tars import KEY, URL, tar_features
-from synreal.errors import InputError
+from synreal.data.folders import KEY, SPLITS, URL, read_folder, tar_features
+from synreal.errors import InputError, shorten
 from synreal.paths import cache_dir
 
 HUB = "hub:"

@@ -9,14 +9,15 @@ import numpy as np
 import pandas as pd
 from datasets import Dataset
 
-from synreal.data.benchmarks import BENCHMARKS, benchmark
+from synreal.data.decode import from_arrays
+from synreal.data.folders import classify
 from synreal.data.hierarchy import SCENES_HIERARCHY
-from synreal.data.imageset import class_names, from_arrays, load_image_set
-from synreal.data.labels import classify, shorten
+from synreal.data.imageset import class_names, load_image_set
+from synreal.data.overlap import refuse_overlap
+from synreal.data.published import BENCHMARKS, benchmark
 from synreal.data.scenes import scene_set
 from synreal.data.sprites import CLASS_NAMES, load_sprites
-from synreal.errors import InputError
-from synreal.evaluate.guard import refuse_overlap
+from synreal.errors import InputError, shorten
 from synreal.paths import expanded, located
 
 HELD_OUT = 5  # of a task of one's own without val: one training image in so many serves

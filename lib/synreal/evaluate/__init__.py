@@ -1,13 +1,18 @@
 """Metrics from predictions, with their uncertainty."""
 
-from synreal.evaluate.accuracy import correct
-from synreal.evaluate.calibration import confidence, expected_calibration_error, reliability
-from synreal.evaluate.compare import check_same_images, compare
-from synreal.evaluate.factors import error_ratio, factor_accuracy, relative_accuracy
-from synreal.evaluate.finegrained import fine_grained_accuracy, restricted_correct
-from synreal.evaluate.predictions import Predictions, predict
-from synreal.evaluate.report import report
-from synreal.evaluate.statistics import (
+from synreal.evaluate.metrics import (
+    confidence,
+    correct,
+    error_ratio,
+    expected_calibration_error,
+    factor_accuracy,
+    fine_grained_accuracy,
+    relative_accuracy,
+    reliability,
+    restricted_correct,
+)
+from synreal.evaluate.report import check_same_images, compare, report
+from synreal.evaluate.resampling import (
     MINIMUM_IMAGES,
     bootstrap_interval,
     holm,
@@ -15,6 +20,7 @@ from synreal.evaluate.statistics import (
     minimum_detectable_effect,
     wilson_interval,
 )
+from synreal.models.predictions import Predictions, predict
 
 __all__ = [
     "MINIMUM_IMAGES",

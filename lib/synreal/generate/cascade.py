@@ -21,9 +21,7 @@ from diffusers import (
 from transformers import CLIPTokenizer, T5Config, T5EncoderModel
 
 from synreal.errors import InputError
-from synreal.generate.backends import SETTINGS_FILE, Backend, Draw
-from synreal.generate.batches import in_batches
-from synreal.generate.loading import load_diffusers
+from synreal.generate.backends import SETTINGS_FILE, Backend, Draw, in_batches, load_diffusers
 
 TEXT_WIDTH = 64
 NOISE_LEVEL = 100  # of the world's cascade: at 250 nothing finer than the base image would be left of it

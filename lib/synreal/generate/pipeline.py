@@ -1,16 +1,46 @@
-"""The world's generator: a small Stable Diffusion, made of diffusers' and transformers' own parts."""
+"""A small latent diffusion pipeline in diffusers' own format, with its tokenizer."""
 
+import json
+from collections.abc import Iterable
 from copy import deepcopy
 from pathlib import Path
 
 import yaml
 from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import save_file
+from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from synreal.generate.autoencoder import PatchAutoencoder
-from synreal.generate.backends import CHANGED_WEIGHTS, SETTINGS_FILE, StableDiffusion
-from synreal.generate.tokenizer import MAX_LENGTH
+from synreal.generate.backends import CHANGED_WEIGHTS, SETTINGS_FILE, PatchAutoencoder, StableDiffusion
+
+MAX_LENGTH = 32  # tokens, with start and end
+_ALPHABET = [letter + end for end in ("", "</w>") for letter in sorted(ByteLevel.alphabet())]
+_SPECIAL = ["<|startoftext|>", "<|endoftext|>"]
+
+
+def learn_tokenizer(texts: Iterable[str], vocabulary: int = 768) -> CLIPTokenizer:
+    """A CLIPTokenizer of at most `vocabulary` tokens; unseen words fall back to pieces, then to bytes.
+
+    The same texts give the same tokens in every process.
+    """
+    # Named beforehand, letters that end a word are numbered in a fixed order, so that ties break alike.
+    endings = _ALPHABET[len(_ALPHABET) // 2 :]
+    trained = _tokenizer(merges=[]).train_new_from_iterator(texts, vocabulary, new_special_tokens=endings)
+    merges = json.loads(trained.backend_tokenizer.to_str())["model"]["merges"]
+    return _tokenizer([tuple(merge) for merge in merges])
+
+
+def _tokenizer(merges: list[tuple[str, str]]) -> CLIPTokenizer:
+    tokens = dict.fromkeys([*_ALPHABET, *("".join(merge) for merge in merges), *_SPECIAL])
+    vocab = {token: i for i, token in enumerate(tokens)}
+    tokenizer = CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=MAX_LENGTH)
+    if len(tokenizer) != len(vocab):  # some versions of transformers ignore these arguments without a word
+        raise RuntimeError(f"CLIPTokenizer holds {len(tokenizer)} tokens, expected {len(vocab)}")
+    return tokenizer
+
+
+# The world's generator: a small Stable Diffusion, made of diffusers' and transformers' own parts.
+
 
 TEXT_WIDTH = 128
 # What an epsilon model learns anew. The coarse level (4x4), most of the weights, stays as it is: what it has

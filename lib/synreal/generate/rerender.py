@@ -10,10 +10,9 @@ from dataclasses import dataclass, fields, replace
 
 from datasets import Dataset
 
-from synreal.data.captions import captions, class_caption
-from synreal.data.factors import Factors, draw_factors, stream
+from synreal.data.decode import from_arrays
+from synreal.data.factors import Factors, captions, class_caption, draw_factors, stream
 from synreal.data.hierarchy import SCENES_HIERARCHY
-from synreal.data.imageset import from_arrays
 from synreal.data.scenes import compose_all
 from synreal.data.sprites import CLASS_NAMES
 from synreal.errors import InputError

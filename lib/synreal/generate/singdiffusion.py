@@ -21,9 +21,18 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from synreal.errors import InputError
-from synreal.generate.backends import SETTINGS_FILE, Backend, Draw, StableDiffusion, check_base, open_as
-from synreal.generate.batches import in_batches, resized, run_pipeline
-from synreal.generate.loading import quiet
+from synreal.generate.backends import (
+    SETTINGS_FILE,
+    Backend,
+    Draw,
+    StableDiffusion,
+    check_base,
+    in_batches,
+    open_as,
+    quiet,
+    resized,
+    run_pipeline,
+)
 
 _NORMAL = TypeAdapter(StableDiffusion)
 

@@ -18,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from synreal.data.imagenet import imagenet_class_names
+from synreal.data.published import imagenet_class_names
 from synreal.errors import InputError
 from synreal.paths import zoo_dir
 
@@ -96,7 +96,7 @@ class Card(BaseModel):
     weights_env: str | None = None
     sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")  # of the weights file
     published_at: str | None = None
-    # preparation of images, see synreal.models.preprocess
+    # preparation of images, see synreal.models.classifier
     image_size: int = Field(gt=0)
     resize: int = Field(gt=0)
     crop: Literal["centre", "none"]
@@ -247,3 +247,47 @@ def _faults(error: ValidationError) -> str:
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def refuse_choice_on(reported: str, chosen_on: str) -> None:
+    """Raise InputError when a setting was chosen on the images whose result is reported.
+
+    Both are names of splits, such as scenes/test; a name holds those that continue it (scenes holds
+    scenes/test).
+    """
+    if _one_holds_the_other(reported, chosen_on):
+        raise InputError(
+            f"chosen_on: settings were chosen on {chosen_on}, and the result is reported on {reported}, "
+            "which makes it too good; choose on a validation split"
+        )
+
+
+def refuse_learned(card: Card, reported: str) -> None:
+    """Raise InputError when the result is reported on a split that the checkpoint's card says it knows.
+
+    The card says so under `training`: `data`, what it learned from, and `chosen_on`, on what its settings
+    were chosen; each is the name of a split, or missing.
+    """
+    refuse_trained_on(card, reported)
+    if "chosen_on" in card.training:
+        refuse_choice_on(reported, card.training["chosen_on"])
+
+
+def refuse_trained_on(card: Card, reported: str) -> None:
+    """Raise InputError when the card says that the checkpoint learned from the split itself.
+
+    This alone is asked of a judge of images, whose own result is not reported.
+    """
+    learned = card.training.get("data")
+    if learned is not None and _one_holds_the_other(reported, learned):
+        raise InputError(
+            f"{card.where}: {card.name} learned from {learned}, and the result is reported on {reported}; "
+            "evaluate on a split that it has not seen"
+        )
+
+
+def _one_holds_the_other(*splits: str) -> bool:
+    a, b = (name.strip().rstrip("/").casefold() for name in splits)
+    if not a or not b:
+        raise InputError(f"splits {splits}: found an empty name, expected the names of two splits")
+    return f"{a}/".startswith(f"{b}/") or f"{b}/".startswith(f"{a}/")

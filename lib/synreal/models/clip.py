@@ -1,7 +1,9 @@
-"""CLIP models of open_clip as zero-shot classifiers: one averaged text embedding per class."""
+"""CLIP as a classifier: tokenizer, zero-shot head, and its image tower alone."""
 
 import difflib
+import hashlib
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import open_clip
@@ -12,9 +14,22 @@ from tqdm import tqdm
 
 from synreal.errors import InputError
 from synreal.models.card import Card
-from synreal.models.classifier import Classifier
-from synreal.models.preprocess import Preprocess
-from synreal.models.tokens import tokenizer_hash
+from synreal.models.classifier import Classifier, Preprocess
+
+KINDS = (".json", ".txt", ".model")  # of files: all that transformers writes or reads beside weights
+
+
+def tokenizer_hash(folder: str | Path) -> str:
+    """16 hexadecimal digits of a tokenizer's files, and of a network's config where one lies beside them."""
+    digest = hashlib.sha256()
+    for file in sorted(Path(folder).iterdir()):
+        if file.suffix in KINDS:
+            digest.update(f"{file.name} {file.stat().st_size} ".encode() + file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+# CLIP models of open_clip as zero-shot classifiers: one averaged text embedding per class.
+
 
 Tokenizer = Callable[[list[str]], Tensor]  # texts -> token ids [N, context length]
 
@@ -145,3 +160,46 @@ def _tokenizer_folder(card: Card) -> Any:
     if not folder.is_dir():
         raise InputError(f"{card.where}: no tokenizer folder {folder}")
     return folder
+
+
+# The image tower of a CLIP with a linear head: what CLIP becomes when it is tuned as a classifier.
+
+
+class ImageTower(nn.Module):
+    """Scores are a linear map of the unit image embedding; the methods are those of timm's models."""
+
+    def __init__(self, visual: nn.Module, width: int, classes: int) -> None:
+        super().__init__()
+        self.visual = visual
+        self.head = nn.Linear(width, classes)
+
+    def forward_features(self, pixels: Tensor) -> Tensor:
+        """Unit embeddings [N, D]."""
+        return F.normalize(self.visual(pixels), dim=-1)
+
+    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
+        """Scores [N, C]; the features themselves with `pre_logits`."""
+        return features if pre_logits else self.head(features)
+
+    def get_classifier(self) -> nn.Linear:
+        """The head, by the name that timm gives the method."""
+        return self.head
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(pixels))
+
+
+def build_tower(card: Card) -> ImageTower:
+    """The image tower of the card's open_clip model, untrained, with one output per class of the card."""
+    visual: Any = build_clip(card).visual
+    return ImageTower(visual, clip_config(card)["embed_dim"], len(card.class_names))
+
+
+def tower_from_zero_shot(classifier: ZeroShotClassifier) -> ImageTower:
+    """The classifier's image tower, with a head that gives its zero-shot scores: its class texts, times the
+    scale, and no bias. The weights of the tower are shared with the classifier."""
+    texts = classifier.text_head.detach()
+    tower = ImageTower(classifier.module.visual, texts.shape[1], len(texts))
+    tower.head.weight.data = classifier.module.logit_scale.detach().exp() * texts
+    nn.init.zeros_(tower.head.bias)
+    return tower.to(texts.device).eval()

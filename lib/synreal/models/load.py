@@ -1,9 +1,11 @@
-"""Strict loading and saving of checkpoints: what does not fit its card is refused with the reason."""
+"""Strict loading and saving of checkpoints, the published SynRep weights among them."""
 
 import hashlib
 import os
+import pickle
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from open_clip.transformer import QuickGELU
@@ -16,11 +18,58 @@ from torch import Tensor, nn
 
 from synreal.errors import InputError
 from synreal.models.card import CARD_FILE, Card, load_card
-from synreal.models.classifier import Classifier, LinearClassifier, build_timm
-from synreal.models.clip import ZeroShotClassifier, build_clip
-from synreal.models.preprocess import Preprocess
-from synreal.models.synrep import read_pickled
-from synreal.models.tower import build_tower
+from synreal.models.classifier import Classifier, LinearClassifier, Preprocess, build_timm
+from synreal.models.clip import ZeroShotClassifier, build_clip, build_tower
+
+CONTAINERS = ("state_dict", "model")  # what training loops wrap a state dict in
+PARALLEL = "module."  # what DataParallel puts before every key
+
+
+def read_pickled(file: Path) -> dict[str, Tensor]:
+    """The state dict in a .pt or .pth file, read without running code from it, unwrapped."""
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"{file}: holds more than tensors, and reading that could run any code, so it is refused. "
+            f"Re-save its state dict alone, where you trust it. ({str(error).splitlines()[0]})"
+        ) from error
+    except (RuntimeError, EOFError) as error:
+        raise InputError(f"{file}: not a readable PyTorch file: {error}") from error
+    return unwrap_state_dict(content, file)
+
+
+def unwrap_state_dict(content: Any, file: Path) -> dict[str, Tensor]:
+    """The bare state dict: out of one container, without the prefix of DataParallel.
+
+    Raises InputError when what is inside is no state dict, or only some keys carry the prefix.
+    """
+    if isinstance(content, dict):
+        inner = [name for name in CONTAINERS if isinstance(content.get(name), dict)]
+        if len(inner) > 1:
+            raise InputError(
+                f"{file}: holds both {' and '.join(inner)}; which one is meant is not clear, save one"
+            )
+        content = content[inner[0]] if inner else content
+    if not isinstance(content, dict) or not content:
+        raise InputError(f"{file}: found {type(content).__name__}, expected a state dict (names to tensors)")
+    strangers = [name for name, value in content.items() if not isinstance(value, Tensor)]
+    if strangers:
+        raise InputError(f"{file}: not a state dict: {', '.join(map(str, strangers[:3]))} hold no tensors")
+    return _without_prefix(content, file)
+
+
+def _without_prefix(state: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
+    prefixed = [name for name in state if name.startswith(PARALLEL)]
+    if prefixed and len(prefixed) < len(state):
+        raise InputError(
+            f"{file}: {len(prefixed)} of {len(state)} keys begin with {PARALLEL!r}, expected all or none"
+        )
+    return {name.removeprefix(PARALLEL): tensor for name, tensor in state.items()}
+
+
+# Strict loading and saving of checkpoints: what does not fit its card is refused with the reason.
+
 
 WEIGHTS_FILE = "model.safetensors"
 ACTIVATIONS: dict[type[nn.Module], str] = {

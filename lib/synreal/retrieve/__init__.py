@@ -2,6 +2,6 @@
 
 from synreal.retrieve.corpus import open_corpus
 from synreal.retrieve.filters import Filters
-from synreal.retrieve.lookup import Lookup
+from synreal.retrieve.semantic import Lookup
 
 __all__ = ["Filters", "Lookup", "open_corpus"]

@@ -7,11 +7,10 @@ import datasets
 import pandas as pd
 import pyarrow.compute as pc
 
-from synreal.data.labels import shorten
+from synreal.data.folders import KEY, URL
 from synreal.data.sources import Kind, find_source, load_files
-from synreal.data.tars import KEY, URL
 from synreal.data.worlds import open_world
-from synreal.errors import InputError
+from synreal.errors import InputError, shorten
 from synreal.paths import located
 
 IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp")

@@ -1,16 +1,80 @@
-"""The filters that candidates pass, in order; each rejects into the ledger of the sieve."""
+"""What retrieval leaves out: far from the class, near duplicates, too close to a test image."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from datasets import Dataset
 
-from synreal.data.overlap import collapse, try_pixel_hashes
+from synreal.data.overlap import Descriptor, collapse, describe, nearest, pixel_hashes, try_pixel_hashes
 from synreal.errors import InputError
 from synreal.retrieve.embeddings import Embeddings
 from synreal.retrieve.match import Captions, ClassQuery, Matcher
-from synreal.retrieve.sieve import Sieve
+
+LEDGER = ("id", "class", "reason", "detail", "threshold", "value", "nearest")
+
+
+class Sieve:
+    """The candidates that are left, best first, and a ledger row for each one rejected."""
+
+    def __init__(self, candidates: pd.DataFrame, class_names: Sequence[str]) -> None:
+        """`candidates`: columns id, label, and whatever the filters need of them."""
+        self.left = candidates.reset_index(drop=True)
+        self.names = np.asarray(class_names, dtype=object)
+        self.found = self.available()
+        self._rejected: list[pd.DataFrame] = []
+
+    def reject(
+        self,
+        bad: Any,
+        reason: str,
+        threshold: Any = np.nan,
+        value: Any = np.nan,
+        nearest: Any = "",
+        detail: Any = "",
+    ) -> None:
+        """Rejects the candidates where `bad` holds; the others are one value each, or one for all."""
+        bad = np.asarray(bad, bool)
+        columns = {
+            "id": self.left["id"], "class": self.names[self.left["label"]], "reason": reason,
+            "detail": detail, "threshold": threshold, "value": value, "nearest": nearest,
+        }  # fmt: skip
+        if bad.any():
+            table = pd.DataFrame(columns).astype({"threshold": float, "value": float})
+            self._rejected.append(table[bad])
+            self.left = self.left[~bad].reset_index(drop=True)
+
+    def sort(self, columns: Sequence[str]) -> None:
+        """Puts the candidates in another order."""
+        self.left = self.left.sort_values(list(columns)).reset_index(drop=True)
+
+    def place(self) -> np.ndarray:
+        """The position of each candidate in its class: int64 [N], the first is 0."""
+        return self.left.groupby("label").cumcount().to_numpy()
+
+    def available(self) -> pd.Series:
+        """Candidates left per class, by name."""
+        counts = np.bincount(self.left["label"], minlength=len(self.names))
+        return pd.Series(counts, index=pd.Index(self.names, name="class"), name="candidates")
+
+    @property
+    def ledger(self) -> pd.DataFrame:
+        """One row per rejected candidate, in the order of the filters."""
+        if not self._rejected:
+            return pd.DataFrame(columns=list(LEDGER))
+        return pd.concat(self._rejected, ignore_index=True)
+
+    def counts(self) -> pd.DataFrame:
+        """One row per class: candidates found, rejected for each reason in the order of the filters, kept."""
+        table, ledger = pd.DataFrame({"found": self.found}), self.ledger
+        for reason in ledger["reason"].unique():
+            table[reason] = ledger.loc[ledger["reason"] == reason, "class"].value_counts()
+        return table.assign(kept=self.available()).fillna(0).astype(int)
+
+
+# The filters that candidates pass, in order; each rejects into the ledger of the sieve.
 
 
 @dataclass(frozen=True)
@@ -109,3 +173,100 @@ def reject_surplus(sieve: Sieve, per_class: int, allow_fewer: bool) -> None:
         )
     sieve.sort(["label", "key"])
     sieve.reject(sieve.place() >= per_class, "not drawn", per_class)
+
+
+# Which images of a set are copies, or nearly, of images that it must not hold.
+
+
+THRESHOLDS = tuple(np.round(np.arange(0.5, 1.0001, 0.025), 3))
+ISC_THRESHOLD = 0.604169  # P2's, of the descriptor of the ISC 2021 contest; it means nothing for another
+
+
+@dataclass(frozen=True)
+class Closeness:
+    """How near each image comes to the sets it must not overlap."""
+
+    same: np.ndarray  # bool [N], same decoded pixels as an image of those sets
+    value: np.ndarray  # float32 [N], inner product with the nearest; NaN without a descriptor
+    nearest: np.ndarray  # object [N], "set/id" of the nearest, or of the same
+
+    def near(self, threshold: float | None) -> np.ndarray:
+        """Which images are as close as `threshold`, bool [N]; none when it is None."""
+        return self.value >= (np.inf if threshold is None else threshold)
+
+    def sensitivity(self, thresholds: Sequence[float] = THRESHOLDS) -> pd.DataFrame:
+        """Per threshold: how many images and which share of them would be rejected."""
+        counts = [int((self.same | self.near(t)).sum()) for t in thresholds]
+        frame = pd.DataFrame({"threshold": thresholds, "rejected": counts})
+        return frame.assign(share=frame["rejected"] / max(len(self.same), 1), n=len(self.same))
+
+
+def closeness(
+    images: Dataset,
+    against: Mapping[str, Dataset],
+    descriptor: Descriptor | None = None,
+    vectors: np.ndarray | None = None,
+    hashes: Sequence[str] | None = None,
+) -> Closeness:
+    """Closeness of `images` to the sets of `against`, by name.
+
+    vectors, hashes: the descriptor's vectors and the pixel hashes of `images`, where they are known already.
+    """
+    own = np.asarray(pixel_hashes(images) if hashes is None else hashes, dtype=object)
+    same, value = np.zeros(len(own), bool), np.full(len(own), np.nan, np.float32)
+    where = np.full(len(own), "", dtype=object)
+    if descriptor is not None and vectors is None:
+        vectors = describe(images, descriptor)
+    for name, other in against.items():
+        labels = np.asarray([f"{name}/{key}" for key in other["id"][:]], dtype=object)
+        if descriptor is not None and vectors is not None:
+            rows, products = nearest(vectors, describe(other, descriptor))
+            closer = ~(value >= products) & ~same
+            value[closer], where[closer] = products[closer], labels[rows[closer]]
+        place = dict(zip(pixel_hashes(other), labels, strict=True))
+        hit = np.array([key in place for key in own], bool) & ~same
+        where[hit] = [place[key] for key in own[hit]]
+        same |= hit
+    return Closeness(same, value, where)
+
+
+def reject_contaminated(
+    sieve: Sieve,
+    corpus: Dataset,
+    against: Mapping[str, Dataset],
+    descriptor: Descriptor | None,
+    threshold: float | None,
+    vectors: np.ndarray | None = None,
+) -> Closeness:
+    """Rejects candidates that are in one of the sets `against`, or as close to it as `threshold`.
+
+    The sieve's columns `row` (in `corpus`) and `sha256` are used. vectors: the descriptor's, of the
+    candidates, where they are known. Returns how close every candidate is.
+    """
+    candidates = corpus.select(sieve.left["row"])
+    close = closeness(candidates, against, descriptor, vectors, sieve.left["sha256"].tolist())
+    near, rest = close.near(threshold), ~close.same
+    sieve.reject(close.same, "same pixels as", value=1.0, nearest=close.nearest)
+    sieve.reject(near[rest], "close to", threshold, close.value[rest], close.nearest[rest])
+    return close
+
+
+def decontaminate(
+    images: Dataset,
+    against: Mapping[str, Dataset],
+    descriptor: Descriptor | None = None,
+    threshold: float | None = None,
+) -> tuple[Dataset, pd.DataFrame, pd.DataFrame]:
+    """(the images left, the ledger of those rejected, the sensitivity curve) of any set, generated or real.
+
+    Rejected are images with the same pixels as one of `against`, and with a descriptor those as close to one
+    as `threshold`. P2 checks retrieved images alone; generated ones need it too, since the generator saw the
+    corpus.
+    """
+    if (descriptor is None) != (threshold is None):
+        raise InputError("descriptor and threshold: found one without the other; give both or neither")
+    columns = {"id": images["id"][:], "label": images["label"][:], "row": range(len(images))}
+    candidates = pd.DataFrame(columns).assign(sha256=pixel_hashes(images))
+    sieve = Sieve(candidates, images.features["label"].names)
+    close = reject_contaminated(sieve, images, against, descriptor, threshold)
+    return images.select(sieve.left["row"]), sieve.ledger, close.sensitivity()

@@ -16,8 +16,7 @@ import regex
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from synreal.data.labels import shorten
-from synreal.errors import InputError
+from synreal.errors import InputError, shorten
 
 Matcher = Literal["tokens", "phrase", "regex", "substring"]
 WORD = regex.compile(r"(?:[^\W_]|\p{M})+")  # with combining marks, which are parts of words in many scripts

@@ -4,19 +4,23 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from synreal.data.labels import shorten
-from synreal.errors import InputError
-from synreal.evaluate.guard import refuse_trained_on
-from synreal.models.card import load_card
+from synreal.errors import InputError, shorten
+from synreal.models.card import load_card, refuse_trained_on
 from synreal.models.load import load_classifier
 from synreal.paths import cache_dir, zoo_dir
-from synreal.synbench.detect import Detector, LastSeen, load_detector, published_detector
-from synreal.synbench.judged import Consistency
-from synreal.synbench.lightness import Brightness
-from synreal.synbench.measure import Measure
-from synreal.synbench.overlap import PersonFinder, PersonOverlap
-from synreal.synbench.questions import AnswerCache, Judge, PersonBlocking
-from synreal.synbench.scale import PERSON, Scale
+from synreal.synbench.correction import Consistency
+from synreal.synbench.detect import (
+    PERSON,
+    Detector,
+    LastSeen,
+    PersonFinder,
+    PersonOverlap,
+    Scale,
+    load_detector,
+    published_detector,
+)
+from synreal.synbench.measures import Brightness, Measure
+from synreal.synbench.vlm import AnswerCache, Judge, PersonBlocking
 
 
 def open_measures(
@@ -71,10 +75,10 @@ def open_vlm(name: str, device: str = "cpu") -> Judge:
     """
     model, at, url = name.partition("@")
     if not at:
-        from synreal.synbench.local_judge import LocalJudge
+        from synreal.synbench.vlm import LocalJudge
 
         return LocalJudge(Path(name), device)
-    from synreal.synbench.endpoint import Endpoint
+    from synreal.synbench.vlm import Endpoint
 
     return Endpoint(model, url, "OPENAI_API_KEY" if "OPENAI_API_KEY" in os.environ else None)
 

@@ -14,14 +14,23 @@ import pandas as pd
 from sklearn.metrics import confusion_matrix
 
 from synreal.data.hierarchy import Hierarchy
-from synreal.data.labels import shorten
-from synreal.errors import InputError
-from synreal.evaluate.accuracy import accuracy_tally, correct
-from synreal.evaluate.finegrained import fine_grained_tally, fine_members
-from synreal.evaluate.predictions import Predictions
+from synreal.errors import InputError, shorten
+from synreal.evaluate.metrics import accuracy_tally, correct, fine_grained_tally, fine_members
 from synreal.evaluate.report import tally_report
-from synreal.evaluate.statistics import bootstrap_p, no_interval, percentile_interval, with_holm
-from synreal.evaluate.tally import Metric, Sums, Tally, joined, proportion, ratio, resampled
+from synreal.evaluate.resampling import (
+    Metric,
+    Sums,
+    Tally,
+    bootstrap_p,
+    joined,
+    no_interval,
+    percentile_interval,
+    proportion,
+    ratio,
+    resampled,
+    with_holm,
+)
+from synreal.models.predictions import Predictions
 
 Clusters = tuple[pd.Series | None, pd.Series | None]  # of the real and the synthetic set, see `report`
 

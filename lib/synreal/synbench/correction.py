@@ -1,38 +1,33 @@
-"""Judge-corrected consistency: the share of images that truly show their label, the judge's errors taken out.
+"""Consistency of labels as a judge sees it, corrected for the judge's own errors (P1 sec. 3)."""
 
-The consistency rate mixes two errors, the generator's and the judge's. On real images of known class the
-judge's own are seen: P[k, j], the share of real images of class k that it takes for j. If a share W[y, k] of
-the images asked for as y truly show k, its answers to them are F[y] = W[y] P, so W = F P^-1, and W[y, y] is
-the true consistency of class y. (The "adjusted count" of Forman 2008, per label; the "black box shift"
-estimator of Lipton et al. 2018.) The inverse is not forced into 0..1: constrained fits put chance errors on
-classes that are not there, and so find too little consistency where there is much. So a single class can come
-out above 1 by chance.
-
-The estimate is consistent but biased: P is itself measured, and the mean of an inverse is not the inverse of
-the mean. The bias falls as one over the real images per class. In simulations of judges that are right 60 to
-90 % of the time with a condition number up to 3, the average over classes came out too high by 0.01 to 0.08
-with 10 images per class, and by less than 0.01 with 100; a worse judge needs more (one that takes each class
-for one other in 35 % of cases: 0.03 too high with 100). Below ENOUGH_REAL images of a class `note` says so.
-
-Assumption: the judge errs on a synthetic image of class k as it does on a real one. It fails where synthetic
-images look different (blurred, cleaner, of another style) or show no class at all. `confidence_gap` checks
-this: the judge's mean confidence on the synthetic images, minus what it would be if images of the estimated
-classes looked like real ones. An interval beside 0 says that they do not; one around 0 proves nothing.
-"""
-
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
+import datasets
 import numpy as np
 import pandas as pd
 
-from synreal.data.labels import shorten
-from synreal.errors import InputError
-from synreal.evaluate.calibration import confidence
-from synreal.evaluate.predictions import Predictions
-from synreal.evaluate.statistics import MINIMUM_IMAGES, cluster_codes, no_interval, percentile_interval
-from synreal.evaluate.tally import ratio
-from synreal.synbench.consistency import Clusters, check_same_judge, confusion
+from synreal.data.hierarchy import Hierarchy
+from synreal.data.imageset import class_names
+from synreal.data.worlds import World
+from synreal.errors import InputError, shorten
+from synreal.evaluate.metrics import confidence, correct, fine_members
+from synreal.evaluate.resampling import MINIMUM_IMAGES, cluster_codes, no_interval, percentile_interval, ratio
+from synreal.models.card import Card
+from synreal.models.load import load_classifier
+from synreal.models.predictions import Predictions, predict_cached
+from synreal.synbench.compare import ALL, Measured
+from synreal.synbench.consistency import (
+    Clusters,
+    among,
+    check_same_judge,
+    confusion,
+    consistency,
+    consistency_gap,
+    group_confusion,
+)
+from synreal.synbench.measures import YES_NO
 
 # A chance error of the judge's shares can grow by the condition number of P. Beyond 20, that of a share
 # measured on 100 images (5 points) can fill the whole range from 0 to 1: nothing is identified.
@@ -172,3 +167,140 @@ def _row(samples: np.ndarray, n: int, condition: float, bias: str) -> dict[str, 
         return row | {"note": f"too few images ({n} < {MINIMUM_IMAGES})"}
     low, high = percentile_interval(samples[1:])
     return row | {"ci_low": low, "ci_high": high, "note": no_interval(samples[1:]) or bias}
+
+
+# Consistency as a measure: does the judge see the class that the label names? (P1 sec. 3.1)
+
+
+@dataclass(frozen=True)
+class Consistency:
+    """1 where the judge's answer is the label, 0 elsewhere.
+
+    judge: a checkpoint's card. restricted: whether it answers among the classes of the set
+    alone, or among all it knows; P1 does not say which. In the scenes both are the same.
+    """
+
+    judge: Card
+    restricted: bool = False
+    device: str = "cpu"
+    name: str = "consistency"
+    unit: str = YES_NO
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The judge's weights and preparation of images, and whom it answers among."""
+        classifier = load_classifier(self.judge)
+        return f"{classifier.model_hash} {classifier.preprocess_hash} {self.restricted}"
+
+    def values(self, images: datasets.Dataset) -> pd.Series:
+        """One value per image, indexed by image id, in the order of the images."""
+        return correct(self.predictions(World("", images, None, None))).astype(float).rename(self.name)
+
+    def predictions(self, world: World) -> Predictions:
+        """The judge's answers on a set, for the tables of `consistency` and `correction`; kept on disk.
+
+        Raises InputError for a class that the judge does not know.
+        """
+        found = predict_cached(self.judge, world, device=self.device)
+        return among(found, class_names(world.images)) if self.restricted else found
+
+
+# What the judge's answers say beyond the consistency rate: who is taken for whom (P1 sec. 3.1, Fig. 4b).
+
+
+GROUPED = [
+    f"{kind}_consistency{average}"
+    for kind in ("unrestricted", "restricted")
+    for average in ("", "_micro", "_macro")
+] + ["inside_share", "inside_lift"]
+CORRECTED = ["corrected_consistency", "confidence_gap", "condition_number"]
+SIDES = ("real", "synthetic")
+
+
+def answers(measure: Consistency, measured: Measured, classes: list[str]) -> Predictions:
+    """The judge's answers among these classes, in their order: the one set of classes that all sets share."""
+    return among(measure.predictions(measured.world), classes)
+
+
+def fine_grained(
+    real: Predictions,
+    synthetic: Predictions,
+    hierarchy: Hierarchy | None = None,
+    clusters: Clusters = (None, None),
+    draws: int = 2000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """One row per statistic and group: those columns, value, n_real, n_synthetic, ci_low, ci_high, p, p_holm,
+    note.
+
+    With a hierarchy the metrics of `consistency` for coarse groups, each as _real, _synthetic and _difference
+    (synthetic minus real, p_holm across groups); and of `corrected_consistency` all, also by class. Where the
+    real images do not suffice to correct, its value is NaN and `note` says why.
+    """
+    corrected = _corrected(real, synthetic, clusters, draws, seed)
+    if hierarchy is None:
+        return corrected
+    gap = consistency_gap(real, synthetic, hierarchy, clusters, draws, seed)
+    gap = gap[gap["metric"].isin(GROUPED)]
+    counts = gap[["metric", "group", "n_real", "n_synthetic"]]
+    tables = [gap.rename(columns={"difference": "value"}).assign(statistic=gap["metric"] + "_difference")]
+    for side, part, own in zip(SIDES, (real, synthetic), clusters, strict=True):
+        single = consistency(part, hierarchy, own, draws, seed).merge(counts, on=["metric", "group"])
+        tables.append(single.assign(statistic=single["metric"] + f"_{side}"))
+    table = pd.concat([*tables, corrected], ignore_index=True)
+    return table[list(corrected.columns)]
+
+
+def groups_by_statistic(classes: Sequence[str], hierarchy: Hierarchy | None) -> dict[str, list[str]]:
+    """By statistic of `fine_grained` that can have an interval, the groups it is given for."""
+    found = {"corrected_consistency": [ALL, *classes], "confidence_gap": [ALL]}
+    if hierarchy is None:
+        return found
+    several = [coarse for coarse, fine in hierarchy.groups.items() if len(fine) > 1]
+    for metric in GROUPED:
+        whole = metric.startswith("inside") or metric.endswith(("_micro", "_macro"))
+        parts = [] if metric.endswith(("_micro", "_macro")) else several
+        found |= {f"{metric}_{part}": [ALL] * whole + parts for part in (*SIDES, "difference")}
+    return found
+
+
+def group_confusions(predictions: Predictions, hierarchy: Hierarchy) -> dict[str, pd.DataFrame]:
+    """`group_confusion` by coarse group, of those with two classes or more."""
+    return {
+        coarse: group_confusion(predictions, hierarchy, coarse)
+        for coarse in fine_members(predictions, hierarchy)
+    }
+
+
+def disagreements(predictions: Predictions, count: int) -> pd.DataFrame:
+    """The `count` images that the judge is surest to show another class than their label.
+
+    Columns row (place in the image set), label, judged (class names), confidence; indexed by image id, the
+    surest first.
+    """
+    names, answer = np.array(predictions.class_names), predictions.logits.argmax(axis=1)
+    table = pd.DataFrame(
+        {
+            "row": np.arange(len(predictions)),
+            "label": names[predictions.labels],
+            "judged": names[answer],
+            "confidence": confidence(predictions).to_numpy(),
+        },
+        index=pd.Index(predictions.ids, name="id"),
+    )
+    wrong = table[answer != predictions.labels]
+    return wrong.sort_values("confidence", ascending=False, kind="stable").head(count)
+
+
+def _corrected(
+    real: Predictions, synthetic: Predictions, clusters: Clusters, draws: int, seed: int
+) -> pd.DataFrame:
+    try:
+        table = corrected_consistency(real, synthetic, clusters, draws, seed)
+    except InputError as error:
+        reason = {"metric": CORRECTED[0], "group": "all", "value": np.nan, "note": str(error)}
+        table = pd.DataFrame([reason]).assign(n=len(synthetic), ci_low=np.nan, ci_high=np.nan)
+    table = table.rename(columns={"metric": "statistic", "n": "n_synthetic"})
+    table = table.assign(n_real=len(real), p=np.nan, p_holm=np.nan)
+    columns = ["statistic", "group", "value", "n_real", "n_synthetic", "ci_low", "ci_high", "p", "p_holm"]
+    return table[[*columns, "note"]]

@@ -1,4 +1,4 @@
-"""Boxes on images: one table, whatever found them."""
+"""Object scale and blocked objects from the boxes of a detector (P1 sec. 3)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,13 +15,8 @@ from PIL import Image
 from torch import nn
 
 from synreal.models.classifier import weights_hash
-from synreal.models.yolo import (
-    DetectionPredictor,
-    load_detector_module,
-    load_published,
-    set_vocabulary,
-)
-from synreal.synbench.measure import decoded
+from synreal.models.yolo import DetectionPredictor, load_detector_module, load_published, set_vocabulary
+from synreal.synbench.measures import YES_NO, decoded
 
 EDGES = ("x0", "y0", "x1", "y1")
 COLUMNS = ("id", "name", "confidence", *EDGES)
@@ -144,3 +139,146 @@ def _no_boxes() -> pd.DataFrame:
     return pd.DataFrame(columns=list(COLUMNS)).astype(
         {name: "str" if name in ("id", "name") else "float64" for name in COLUMNS}
     )
+
+
+# Object scale: the share of the image that the central object takes (P1 sec. 3.2, Fig. 5a).
+
+
+PERSON = "person"  # as COCO and the detectors here call the class
+STEP = 0.05  # of the side; see central_objects
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Share of the image's area that the central object's box covers, 0 to 1; NaN where none is found."""
+
+    detector: Detector
+    confidence: float = 0.25  # a box counts from here on
+    name: str = "object scale"
+    unit: str = "share of the image"
+
+    @property
+    def fingerprint(self) -> str:
+        """What the values depend on besides the images."""
+        return f"{self.detector.fingerprint} {self.confidence}"
+
+    def values(self, images: datasets.Dataset) -> pd.Series:
+        """One value per image, indexed by image id, in the order of the images."""
+        objects = central_objects(self.detector.detect(images), labels_of(images), self.confidence)
+        return box_area(objects).rename(self.name)
+
+
+def central_objects(boxes: pd.DataFrame, labels: pd.Series, confidence: float = 0.25) -> pd.DataFrame:
+    """The box of each image's central object: the columns of `boxes`, indexed by image id, NaN where none.
+
+    labels: class name by image id; its order is that of the result.
+    P1 does not say which object is central. Here: of the boxes with at least the given confidence, those of
+    the labelled class, or else those that show no person; among them the one whose centre is nearest to the
+    image's centre, and of equally near ones the most confident. Distances are compared in steps of 5 % of the
+    side, so that several boxes on one object are equally near.
+    """
+    found = boxes[boxes["confidence"] >= confidence].reset_index(drop=True)
+    labelled = found["name"] == found["id"].map(labels)
+    candidates = found[labelled | (found["name"] != PERSON)]
+    rank = pd.DataFrame(
+        {
+            "other": ~labelled.loc[candidates.index],
+            "distance": _steps_off_centre(candidates),
+            "doubt": -candidates["confidence"],
+        }
+    )
+    order = rank.sort_values(list(rank.columns), kind="stable").index
+    return candidates.loc[order].drop_duplicates("id").set_index("id").reindex(labels.index)
+
+
+def labels_of(images: datasets.Dataset) -> pd.Series:
+    """Class name of each image, indexed by image id."""
+    names: Sequence[str] = images.features["label"].names
+    return pd.Series(
+        [names[number] for number in images["label"]], index=pd.Index(images["id"][:], name="id")
+    )
+
+
+def box_area(boxes: pd.DataFrame) -> pd.Series:
+    """Share of the image's area, 0 to 1."""
+    return (boxes["x1"] - boxes["x0"]) * (boxes["y1"] - boxes["y0"])
+
+
+def _steps_off_centre(boxes: pd.DataFrame) -> pd.Series:
+    x, y = (boxes["x0"] + boxes["x1"]) / 2 - 0.5, (boxes["y0"] + boxes["y1"]) / 2 - 0.5
+    return (np.hypot(x, y) / STEP).round()
+
+
+# Person blocking by boxes: a cheap stand-in for the judge of P1 sec. 3.2 (Fig. 5c), who sees the image.
+
+
+@dataclass(frozen=True)
+class PersonOverlap:
+    """1 where a person stands before the central object, 0 where none does.
+
+    A person is in front when its box covers at least `covered` of the object's box; one who stands beside the
+    object covers less of it. With true boxes of 6,000 validation scenes a third finds 98 % of the persons in
+    front and takes 2 % of those beside for one; asking for the person's centre within the object adds
+    nothing. Boxes know no depth, so a person behind the object counts as well.
+    Without a person the value is 0, whether or not there is an object. With a person but no object it is NaN:
+    the person may hide the object, or there may be none.
+    `objects` and `persons` may be one detector; P1 takes YOLO-World and YOLOv5.
+    """
+
+    objects: Detector
+    persons: Detector
+    covered: float = 1 / 3
+    confidence: float = 0.25  # a box counts from here on
+    name: str = "person blocking"
+    unit: str = YES_NO
+
+    @property
+    def fingerprint(self) -> str:
+        """What the values depend on besides the images."""
+        return f"{self.objects.fingerprint} {self.persons.fingerprint} {self.covered} {self.confidence}"
+
+    def values(self, images: datasets.Dataset) -> pd.Series:
+        """One value per image, indexed by image id, in the order of the images; the mean is the share."""
+        objects = central_objects(self.objects.detect(images), labels_of(images), self.confidence)
+        people = person_boxes(self.persons.detect(images), self.confidence)
+        return _blocked(objects, people, self.covered).rename(self.name)
+
+
+@dataclass(frozen=True)
+class PersonFinder:
+    """Which images show a person, by boxes: whom P1 asks its judge about (YOLOv5, sec. 3.2)."""
+
+    detector: Detector
+    confidence: float = 0.25  # a box counts from here on
+
+    @property
+    def fingerprint(self) -> str:
+        """See `questions.Persons`."""
+        return f"{self.detector.fingerprint} {self.confidence}"
+
+    def __call__(self, images: datasets.Dataset) -> pd.Series:
+        """True or False, indexed by image id, in the order of the images."""
+        people = person_boxes(self.detector.detect(images), self.confidence)
+        ids = pd.Index(images["id"][:], name="id")
+        return pd.Series(ids.isin(people["id"]), ids, name=PERSON)
+
+
+def person_boxes(boxes: pd.DataFrame, confidence: float = 0.25) -> pd.DataFrame:
+    """The boxes of persons with at least this confidence."""
+    return boxes[(boxes["name"] == PERSON) & (boxes["confidence"] >= confidence)]
+
+
+def _blocked(objects: pd.DataFrame, people: pd.DataFrame, covered: float) -> pd.Series:
+    """1, 0 or NaN per row of `objects`; see `PersonOverlap`."""
+    pairs = people.merge(objects, "left", left_on="id", right_index=True, suffixes=("", "_object"))
+    thing = pairs[[f"{edge}_object" for edge in EDGES]].set_axis(list(EDGES), axis=1)
+    front = _shared_area(pairs, thing) >= covered * box_area(thing)
+    known = front.astype(float).where(thing["x0"].notna())
+    return known.groupby(pairs["id"]).max().reindex(objects.index, fill_value=0.0)
+
+
+def _shared_area(one: pd.DataFrame, other: pd.DataFrame) -> pd.Series:
+    """Area of the boxes' intersection, row by row."""
+    width = np.minimum(one["x1"], other["x1"]) - np.maximum(one["x0"], other["x0"])
+    height = np.minimum(one["y1"], other["y1"]) - np.maximum(one["y0"], other["y0"])
+    return width.clip(lower=0) * height.clip(lower=0)

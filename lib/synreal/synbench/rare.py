@@ -11,7 +11,7 @@ from synreal.data.imageset import class_names
 from synreal.data.worlds import World
 from synreal.errors import InputError
 from synreal.synbench.backends import open_measures
-from synreal.synbench.study import measure_all
+from synreal.synbench.compare import measure_all
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,8 @@ from transformers import DynamicCache, GPT2LMHeadModel, PreTrainedTokenizerFast
 from transformers.generation import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
 
 from synreal.errors import InputError
-from synreal.models.tokens import tokenizer_hash
-from synreal.text.gpt2 import fastest_device, fingerprint, load_with_tokenizer
-from synreal.text.rows import Tokens, encode
+from synreal.models.clip import tokenizer_hash
+from synreal.text.gpt2 import Tokens, encode, fastest_device, fingerprint, load_with_tokenizer
 from synreal.train.state import note_run
 
 PROMPT_WORDS = 2  # of a real text, with which a synthetic one begins

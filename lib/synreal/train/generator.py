@@ -14,11 +14,12 @@ from diffusers import (
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from synreal.generate.autoencoder import PatchAutoencoder
+from synreal.generate.backends import PatchAutoencoder
 from synreal.generate.cascade import NOISE_LEVEL
+from synreal.generate.pipeline import MAX_LENGTH
 from synreal.generate.singdiffusion import average_latents
-from synreal.generate.tokenizer import MAX_LENGTH
-from synreal.train.loop import Recipe, device_of, fit
+from synreal.train.loop import device_of, fit
+from synreal.train.recipes import Recipe
 
 AUTOENCODER = Recipe(steps=1400, batch_size=64, learning_rate=2e-3, weight_decay=0.0)
 DENOISER = Recipe(

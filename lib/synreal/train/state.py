@@ -1,15 +1,48 @@
-"""The state of a training run on disk, from which it goes on."""
+"""The state of a training: processes, checkpoints on disk, the curve of losses, evaluation on the way."""
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import open_clip
+import pandas as pd
 import torch
+from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
+from datasets import Dataset
+from torch import nn
 
+from synreal.data.decode import decoded, stored_batches
+from synreal.data.imageset import class_names
 from synreal.errors import InputError
+from synreal.models.card import Card
+from synreal.models.classifier import Classifier, LinearClassifier, Preprocess
+from synreal.models.clip import ZeroShotClassifier
 from synreal.train.recipes import Recipe
+
+
+def processes() -> PartialState:
+    """How many processes train together, which of them this is, and means to wait for the others.
+
+    Raises InputError where several were launched that cannot work together: each would take itself for the
+    only one.
+    """
+    # Accelerate's own Accelerator heeds the variable, its PartialState does not
+    state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
+    launched = int(os.environ.get("WORLD_SIZE", 1))
+    if launched != state.num_processes:
+        raise InputError(
+            f"WORLD_SIZE: found {launched}, but these processes cannot find each other (without GPUs?); "
+            "launch one, or set ACCELERATE_USE_CPU=true for several on CPUs"
+        )
+    return state
+
+
+# The state of a training run on disk, from which it goes on.
 
 
 class State:
@@ -109,3 +142,84 @@ def _flat(values: dict[str, Any]) -> dict[str, Any]:
     """Nested values by dotted names."""
     inner = {f"{n}.{k}": v for n, part in values.items() if isinstance(part, dict) for k, v in part.items()}
     return {name: value for name, value in values.items() if not isinstance(value, dict)} | inner
+
+
+# What is seen of a model while it is trained.
+
+
+CURVE_FILE, LOSS_FILE = "curve.csv", "losses.csv"
+Watch = Callable[[nn.Module], dict[str, float]]
+
+
+class Curve:
+    """The loss of every step, and what `watch(model)` returns before, after and every `every` steps.
+
+    The model is in eval mode then, on its device, with the weights that training would return at that step.
+    A resumed run has the whole curve.
+    """
+
+    def __init__(self, watch: Watch | None = None, every: int | None = None) -> None:
+        self.losses: list[float] = []
+        self.looks: list[dict[str, float]] = []
+        self._watch, self._every = watch, every
+
+    def due(self, last: bool) -> bool:
+        """Whether to look now; `last`: training ends here."""
+        step = len(self.losses)
+        seen = bool(self.looks) and self.looks[-1]["step"] == step
+        wanted = step == 0 or last or (self._every is not None and step % self._every == 0)
+        return self._watch is not None and wanted and not seen
+
+    def look(self, model: nn.Module) -> None:
+        """Add a row to the curve."""
+        assert self._watch is not None
+        self.looks.append({"step": len(self.losses)} | self._watch(model))
+
+    def table(self) -> pd.DataFrame:
+        """One row per look: step, and the values of `watch`."""
+        return pd.DataFrame(self.looks, columns=None if self.looks else ["step"])
+
+    def state_dict(self) -> dict[str, Any]:
+        """As PyTorch's parts have it, so that the curve is kept with them."""
+        return {"losses": list(self.losses), "looks": [dict(look) for look in self.looks]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over a kept curve."""
+        self.losses[:], self.looks[:] = state["losses"], state["looks"]
+
+    def write(self, folder: Path) -> None:
+        """Save the looks as curve.csv and the losses as losses.csv; one process alone has looked."""
+        if not processes().is_main_process:
+            return
+        losses = pd.DataFrame({"step": range(1, len(self.losses) + 1), "loss": self.losses})
+        write_whole(folder / LOSS_FILE, losses.to_csv(index=False))
+        write_whole(folder / CURVE_FILE, self.table().to_csv(index=False))
+
+
+# What a classifier can be watched for while it is tuned.
+
+
+BATCH = 256
+
+
+def accuracy_watch(card: Card, images: Dataset, name: str = "accuracy") -> Watch:
+    """A watch of top-1 accuracy (0..1) on `images`, among their classes, for `tune_checkpoint`.
+
+    `card`: of the checkpoint that is tuned. Raises InputError for classes that it does not know.
+    """
+    names = class_names(images)
+    labels = torch.tensor(np.asarray(images.with_format("numpy")["label"][:]))
+
+    def watch(module: nn.Module) -> dict[str, float]:
+        classifier = as_classifier(module, card, names)
+        batches = ([decoded(row) for row in rows] for rows in stored_batches(images, BATCH))
+        found = torch.cat([classifier.logits(batch, BATCH).argmax(1) for batch in batches])
+        return {name: float((found == labels).float().mean())}
+
+    return watch
+
+
+def as_classifier(module: nn.Module, card: Card, names: list[str]) -> Classifier:
+    """The network while it is tuned, asked about some of the card's classes."""
+    kind = ZeroShotClassifier if isinstance(module, open_clip.CLIP) else LinearClassifier
+    return kind(card, module, names, Preprocess.from_card(card))

@@ -1,0 +1,305 @@
+"""What a notebook records: measurements, figures, the numbers that its prose quotes."""
+
+import base64
+import html
+import io
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import matplotlib.pyplot as plt
+import nbformat
+import numpy as np
+import pandas as pd
+from IPython.core.getipython import get_ipython
+from IPython.display import display
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
+
+from synreal.errors import InputError
+from synreal.models import load_card
+from synreal.paths import repository_root
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+HIDDEN = "application/papermill.record/"
+FIGURE = """<figure class="synreal-figure">
+<img src="data:image/png;base64,{png}" alt="{alt}" width="{width}">
+<figcaption>{caption}</figcaption>
+</figure>"""
+
+
+def publish_hidden(key: str, value: float | str, row: dict[str, Any] | None = None) -> None:
+    """Stores a value under `key` in the notebook, and the whole measurement with it when there is one."""
+    metadata = {"scrapbook": {"name": key, "mime_prefix": HIDDEN}}
+    _publish({HIDDEN + "text/plain": repr(value)}, metadata | ({"measurement": row} if row else {}))
+
+
+def publish_figure(key: str, fig: "Figure", *, caption: str, alt: str) -> None:
+    """Displays an HTML figure: the one form whose alt text reaches both Jupyter and the book."""
+    buffer = io.BytesIO()
+    fig.savefig(buffer, format="png", bbox_inches="tight")
+    png = base64.b64encode(buffer.getvalue()).decode()
+    # drawn at `figure.dpi` pixels per inch, shown at 96: sharp on dense screens
+    width = round(int.from_bytes(buffer.getvalue()[16:20], "big") * 96 / fig.dpi)
+    text = FIGURE.format(png=png, alt=html.escape(alt), width=width, caption=html.escape(caption))
+    plain = f"{alt}\n{caption}"
+    plt.close(fig)  # or Jupyter would show it a second time, without its alt text
+    _publish({"text/html": text, "text/plain": plain}, {"scrapbook": {"name": key, "mime_prefix": ""}})
+
+
+def publish_environment(found: dict[str, Any]) -> None:
+    """Stores where the notebook runs, so that an executed notebook says so wherever it goes."""
+    metadata = {"scrapbook": {"name": "environment", "mime_prefix": HIDDEN}, "environment": found}
+    _publish({HIDDEN + "text/plain": repr("environment")}, metadata)
+
+
+def published_environment(notebook: Path) -> dict[str, Any]:
+    """Where an executed notebook ran; empty when it stored nothing."""
+    found = [
+        dict(o.metadata.environment) for o in _outputs(notebook) if "environment" in o.get("metadata", {})
+    ]
+    return found[-1] if found else {}
+
+
+def published_rows(notebook: Path) -> list[dict[str, Any]]:
+    """The measurements stored in an executed notebook, in the order they were recorded."""
+    return [
+        dict(o.metadata.measurement) for o in _outputs(notebook) if "measurement" in o.get("metadata", {})
+    ]
+
+
+def published_keys(notebook: Path) -> set[str]:
+    """The keys under which an executed notebook holds values and figures for pages."""
+    return {o.metadata.scrapbook.name for o in _outputs(notebook) if "scrapbook" in o.get("metadata", {})}
+
+
+def _outputs(notebook: Path) -> list[nbformat.NotebookNode]:
+    cells = nbformat.read(notebook, as_version=4).cells
+    return [output for cell in cells for output in cell.get("outputs", [])]
+
+
+def _publish(bundle: dict[str, str], metadata: dict[str, Any]) -> None:
+    if get_ipython() is not None:  # outside Jupyter there is no page to write to
+        display(bundle, metadata=metadata, raw=True)
+
+
+# Pairs of checkpoints, the real one first, as the parameters of chapters name them.
+
+
+def read_pairs(
+    pairs: Mapping[str, Sequence[str]],
+) -> tuple[dict[str, str], dict[str, tuple[str, str]]]:
+    """Each checkpoint by the label that tables give it, and the two labels of each pair.
+
+    A label is the card's role; its name where two cards share the role; and where they share that too, what
+    the parameter says. Raises InputError unless each pair names two checkpoints, and as `load_card`.
+    """
+    for title, pair in pairs.items():
+        if len(pair) != 2 or pair[0] == pair[1]:
+            raise InputError(f"pairs: {title!r} names {list(pair)}, expected a real and a synthetic one")
+    if not pairs:
+        raise InputError("pairs: found none, expected one or more, such as {mine: [real, synthetic]}")
+    names = list(dict.fromkeys(name for pair in pairs.values() for name in pair))
+    cards = {name: load_card(name) for name in names}
+    labels = {name: card.role for name, card in cards.items()}
+    for other in (lambda name: cards[name].name, str):
+        count = Counter(labels.values())
+        labels = {name: label if count[label] == 1 else other(name) for name, label in labels.items()}
+    titled = {title: (labels[real], labels[synthetic]) for title, (real, synthetic) in pairs.items()}
+    return {label: name for name, label in labels.items()}, titled
+
+
+# What a notebook measures: one tidy row per number, on disk and in the page at once.
+#
+# A `Study` is the pen a notebook writes with. Every number goes through `Study.record`, which appends a row
+# to the run folder and glues the same number into the page; so prose cannot drift from the computation.
+#
+# Each chapter says beside its code how it names its rows (`book/classifiers.py` for chapter 1), since the
+# ledger of claims (`claim_lists/`) finds them by name.
+
+
+Name = Annotated[str, Field(min_length=1)]
+
+
+class Measurement(BaseModel):
+    """One measured number: what, on what, how sure. `value` is finite, or None with the reason."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    study: Name
+    profile: Name
+    model: Name  # a classifier, or a pair of them
+    data: Name  # the image set it was measured on
+    metric: Name
+    value: FiniteFloat | None
+    n: Annotated[int, Field(ge=0)]  # images (or pairs, or factors) behind the value
+    ci_low: FiniteFloat | None = None  # 95 % interval
+    ci_high: FiniteFloat | None = None
+    seed: int | None = None
+    run: Name
+    reason: str | None = None  # why there is no value, e.g. "no image carries this factor"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Measurement":
+        if (self.value is None) != bool(self.reason):
+            raise ValueError("give a finite value, or value=None with a reason; not both, not neither")
+        if (self.ci_low is None) != (self.ci_high is None):
+            raise ValueError("give both ends of the interval or none")
+        if self.ci_low is None or self.ci_high is None:
+            return self
+        if self.value is None or not self.ci_low <= self.value <= self.ci_high:
+            raise ValueError(f"the interval [{self.ci_low}, {self.ci_high}] must hold the value {self.value}")
+        return self
+
+    def sentence(self) -> str:
+        """Value, interval and n for prose: "0.712 (95 % interval 0.690 to 0.733, n = 2,000)"."""
+        if self.value is None:
+            return f"not available ({self.reason})"
+        if self.ci_low is None or self.ci_high is None:
+            return f"{readable(self.value)} (n = {self.n:,})"
+        interval = f"{readable(self.ci_low)} to {readable(self.ci_high)}"
+        return f"{readable(self.value)} (95 % interval {interval}, n = {self.n:,})"
+
+
+def readable(value: float) -> str:
+    """Counts without decimals, everything else with three."""
+    return f"{int(value):,}" if float(value).is_integer() and abs(value) > 1 else f"{value:.3f}"
+
+
+def run_folder() -> Path:
+    """Folder of the current run: `SYNREAL_RUN_DIR` as the runner sets it, else `_build/interactive`."""
+    named = os.environ.get("SYNREAL_RUN_DIR")
+    return Path(named) if named else repository_root() / "_build" / "interactive"
+
+
+class Study:
+    """The measurements of one notebook in one run.
+
+    Opening a study starts its results file anew, so running a notebook twice never doubles a row.
+    """
+
+    def __init__(self, name: str, profile: str) -> None:
+        self.name, self.profile, self.folder = name, profile, run_folder()
+        self._keys = {"environment"}
+        self._results = self.folder / "results" / f"{name}.jsonl"
+        self._results.parent.mkdir(parents=True, exist_ok=True)
+        self._results.write_text("")
+        publish_environment({"profile": profile} | environment_of_run(self.folder))
+
+    def record(
+        self,
+        *,
+        metric: str,
+        value: float | None,
+        model: str,
+        data: str,
+        n: int,
+        ci: tuple[float, float] | None = None,
+        seed: int | None = None,
+        reason: str | None = None,
+        glue: str | None = None,
+    ) -> Measurement:
+        """The row just written; the page gains its number under `glue` and its sentence under `glue`.text.
+
+        glue: the key; by default "metric | model | data". n: images behind the value. ci: 95 % interval;
+        two NaN, as the evaluation writes them, mean that there is none.
+        Raises InputError for a value that is not finite and has no reason, an interval that does not hold
+        the value, or a key used before.
+        """
+        low, high = (None, None) if ci is None or all(map(math.isnan, ci)) else ci
+        row = self._row(
+            {"metric": metric, "value": value, "model": model, "data": data, "n": n, "reason": reason}
+            | {"ci_low": low, "ci_high": high, "seed": seed}
+        )
+        self._write(row, self._new_key(glue or f"{metric} | {model} | {data}"))
+        return row
+
+    def glue(self, key: str, value: float | str) -> None:
+        """Gives a verdict, a count or a name to prose as {glue:text}`key:s` (numbers: `key:.3f`)."""
+        publish_hidden(self._new_key(key), value)
+
+    def figure(self, key: str, fig: "Figure", *, caption: str, alt: str) -> None:
+        """Shows a figure with its caption; other pages can show it again with the `glue` directive.
+
+        alt: what the figure shows and says, for readers who cannot see it. Raises InputError when either
+        text is empty.
+        """
+        for name, text in {"caption": caption, "alt": alt}.items():
+            if not text.strip():
+                raise InputError(f"figure {key!r}: {name} is empty; say in words what the figure shows")
+        publish_figure(self._new_key(key), fig, caption=caption, alt=alt)
+
+    def _row(self, fields: dict[str, Any]) -> Measurement:
+        # numpy's numbers become Python's, so that files and pages never say np.float64(...)
+        plain = {
+            name: value.item() if isinstance(value, np.generic) else value for name, value in fields.items()
+        }
+        context = {"study": self.name, "profile": self.profile, "run": self.folder.name}
+        try:
+            return Measurement.model_validate(plain | context)
+        except ValidationError as error:
+            problems = "; ".join(problem["msg"] for problem in error.errors())
+            what = f"{fields['metric']!r} of {fields['model']!r}"
+            raise InputError(f"study {self.name}: cannot record {what}: {problems}; found {plain}") from error
+
+    def _new_key(self, key: str) -> str:
+        if key in self._keys:
+            raise InputError(f"study {self.name}: key {key!r} is used twice; give each record its own glue=")
+        self._keys.add(key)
+        return key
+
+    def _write(self, row: Measurement, key: str) -> None:
+        with self._results.open("a") as file:
+            file.write(row.model_dump_json() + "\n")  # one short write: whole lines, even when interrupted
+        missing = float("nan")  # formats like a number, so {glue:text}`key:.3f` still renders
+        publish_hidden(key, missing if row.value is None else row.value, row=row.model_dump())
+        publish_hidden(f"{key}.text", row.sentence())
+
+
+def _frame(rows: list[Measurement]) -> pd.DataFrame:
+    return pd.DataFrame([row.model_dump() for row in rows], columns=list(Measurement.model_fields))
+
+
+def read_results(folder: Path) -> pd.DataFrame:
+    """All measurements of a run folder, one row each, columns as in `Measurement`; empty when there are none.
+
+    Raises InputError naming file and line when a row cannot be read.
+    """
+    rows = []
+    for path in sorted((Path(folder) / "results").glob("*.jsonl")):
+        for number, line in enumerate(path.read_text().splitlines(), start=1):
+            try:
+                rows.append(Measurement.model_validate_json(line))
+            except ValidationError as error:
+                raise InputError(
+                    f"{path}, line {number}: not a measurement ({error.errors()[0]['msg']}); "
+                    "run the notebook again"
+                ) from error
+    return _frame(rows)
+
+
+def read_notebook_results(notebooks: list[Path]) -> pd.DataFrame:
+    """The same table from executed notebooks, which carry each measurement beside its glued number."""
+    return _frame([Measurement.model_validate(row) for path in notebooks for row in published_rows(path)])
+
+
+PACKAGES = (
+    "torch", "torchvision", "diffusers", "transformers", "timm", "open-clip-torch", "datasets",
+    "numpy", "pandas", "scipy", "scikit-learn", "statsmodels", "matplotlib", "seaborn", "papermill",
+)  # fmt: skip
+
+
+def environment_of_run(folder: Path) -> dict[str, Any]:
+    """Revision, machine and main packages as the runner noted them; empty outside a run, as in Jupyter."""
+    path = folder / "run.json"
+    if not path.exists():
+        return {}
+    about = json.loads(path.read_text(encoding="utf-8"))
+    packages = about["environment"]["packages"]
+    main = {name: packages[name] for name in PACKAGES if name in packages}
+    return about["git"] | about["environment"] | {"packages": main}

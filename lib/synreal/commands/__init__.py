@@ -1,1 +1,0 @@
-"""Commands of `synreal`, one module each; `synreal.cli` names them."""
