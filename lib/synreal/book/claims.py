@@ -12,7 +12,7 @@ import yaml
 from IPython.display import Markdown
 from pydantic import AfterValidator, BaseModel, ConfigDict, model_validator
 
-from synreal.book.study import Measurement, Study, read_results
+from synreal.book.study import Measurement, Study, measurement_of, read_results, select
 from synreal.errors import InputError
 
 
@@ -79,12 +79,22 @@ class _Entry(BaseModel):
 
 
 class Effect(_Entry):
-    """Which measurement a condition looks at. It selects one row of a run; without `data`, on any data."""
+    """Which measurement a condition looks at. It selects one row of a run; what is not said may be any."""
 
     study: str
     metric: str
-    model: str
+    model: str | None = None
     data: str | None = None
+    where: dict[str, str | int | float] = {}  # facets
+
+    @property
+    def columns(self) -> dict[str, str | int | float]:
+        """What the row says, column by column."""
+        return self.model_dump(exclude_none=True, exclude={"where"}) | self.where
+
+    def __str__(self) -> str:
+        parts = ", ".join(str(part) for part in (self.model, *self.where.values()) if part is not None)
+        return f"{self.metric} of {parts}" if parts else self.metric
 
 
 def _known_form(text: str) -> str:
@@ -129,7 +139,7 @@ class Condition(_Entry):
         if re.fullmatch(NUMBER, text):
             return float(text)
         paper, table = text.split(".")
-        return paper_value(paper, table, model=self.effect.model)
+        return paper_value(paper, table, model=str(self.effect.model))
 
 
 class Claim(_Entry):
@@ -240,7 +250,7 @@ def _judge_all(conditions: Sequence[Condition], results: pd.DataFrame) -> tuple[
 
 def _judge_condition(condition: Condition, results: pd.DataFrame) -> tuple[Verdict, str]:
     effect = condition.effect
-    wanted = f"{effect.metric} of {effect.model} {condition.claims}"
+    wanted = f"{effect} {condition.claims}"
     row = _select(effect, results)
     if row is None:
         return Verdict.NOT_MEASURED, f"{wanted}: no such measurement from {effect.study}"
@@ -254,29 +264,30 @@ def _judge_condition(condition: Condition, results: pd.DataFrame) -> tuple[Verdi
 
 
 def _select(effect: Effect, results: pd.DataFrame) -> Measurement | None:
-    wanted = effect.model_dump(exclude_none=True)
-    rows = results[(results[list(wanted)] == pd.Series(wanted)).all(axis="columns")]
+    rows = select(results, effect.columns)
     if len(rows) > 1:
         raise InputError(
-            f"ledger: {wanted} selects {len(rows)} measurements, expected one; "
-            f"they differ in {_differing(rows)}; name `data` in the claim or render one profile at a time"
+            f"ledger: {effect.columns} selects {len(rows)} measurements, expected one; "
+            f"they differ in {_differing(rows)}; name that in the claim or render one profile at a time"
         )
-    values = rows.astype(object).where(rows.notna(), None).to_dict("records")
-    return Measurement.model_validate(values[0]) if values else None
+    return measurement_of(rows.iloc[0]) if len(rows) else None
 
 
 def _differing(rows: pd.DataFrame) -> str:
     return ", ".join(column for column in rows if rows[column].nunique(dropna=False) > 1) or "nothing"
 
 
-def judge_claims(study: Study) -> pd.DataFrame:
-    """The ledger of one notebook, from what it has recorded so far; for its last cells.
+def judge_claims(study: Study, quote: Sequence[str] = ()) -> pd.DataFrame:
+    """The ledger of one notebook, from what it has recorded, which is stored in the notebook with it.
 
-    Glues each verdict under the claim's id, and how many claims hold under "claims holds" and so on.
+    quote: claims whose verdict prose quotes, under the claim's id. Also glues how many claims hold, under
+    "claims holds", and so on.
     """
+    study.publish()
     table = ledger_table(read_results(study.folder), chapter=study.name)
-    for claim in table.to_dict("records"):
-        study.glue(claim["id"], claim["verdict"])
+    verdicts = table.set_index("id")["verdict"]
+    for claim in quote:
+        study.glue(claim, verdicts[claim])
     for verdict, count in verdict_counts(table).items():
         study.glue(f"claims {verdict}", count)
     return table

@@ -16,7 +16,6 @@ Study "01_classifiers" records, with `data` the world's name,
 | `fine_grained_gap_difference` | how much wider the gap is at equal data | "ViT (equal data minus ...)" |
 """
 
-import re
 from collections.abc import Mapping
 
 import pandas as pd
@@ -128,14 +127,5 @@ def _record(study: Study, table: pd.DataFrame, seed: int) -> pd.DataFrame:
             ci=None if missing else bounds,
             seed=seed,
             reason=(row.get("note") or "no image of this kind") if missing else None,
-            glue=_key(row["metric"], row["model"]),
         )
     return table
-
-
-def _key(metric: str, model: str) -> str | None:
-    """The short key under which the first page shows a fine-grained gap, such as fine_gap_vit_equal_data."""
-    pair = re.fullmatch(r"(\w+)-Real vs \1-Syn \((.+)\)", model)
-    if metric != "fine_grained_gap" or not pair:
-        return None
-    return f"fine_gap_{pair[1].lower()}_{pair[2].replace(' ', '_')}"

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
 from synreal.book import plots
-from synreal.book.plots import p_value
+from synreal.book.tables import p_value
 from synreal.evaluate.planner import SHARES, MixLaw, Plan, Prices, affordable
 from synreal.evaluate.scaling_laws import Curve
 from synreal.evaluate.slices import MATCHING

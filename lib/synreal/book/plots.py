@@ -12,22 +12,15 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-
-def p_value(p: float) -> str:
-    """With four decimals, never as a bare 0; empty where there was no test."""
-    return "" if pd.isna(p) else "< 0.0001" if p < 1e-4 else f"{p:.4f}"
-
-
 # One look for every figure of the book.
 #
-# Colours are those of Okabe and Ito, told apart with any common colour blindness, and each source of
-# training
+# Colours are those of Okabe and Ito, told apart with any common colour blindness, and each source of training
 # data keeps its own through the whole book; markers differ too, so that print without colour still reads.
-# Figures are drawn on a white card. A transparent figure would need one grey that is readable on white and
-# on
-# the dark theme alike, and washes out the palette on one of them; on a card every colour has the contrast
-# it
+# Figures are drawn on a white card. A transparent figure would need one grey that is readable on white and on
+# the dark theme alike, and washes out the palette on one of them; on a card every colour has the contrast it
 # was chosen for, and the style sheet of the book rounds the card off in dark mode.
+#
+# Every function says in the label of its figure what the figure shows, for readers who cannot see it.
 
 
 PALETTE: dict[str, str] = {
@@ -137,7 +130,24 @@ def forest(
     if hue:
         handles = {str(h.get_label()): h for axes in grid for h in axes.get_legend_handles_labels()[0]}
         fig.legend(list(handles.values()), list(handles), loc="outside upper center", ncols=4)
-    return _closed(fig)
+    return _closed(fig, dots_in_words(frame.assign(value=frame[value]), parts, reference))
+
+
+def dots_in_words(frame: pd.DataFrame, parts: Sequence[str], reference: float | None = 0.0) -> str:
+    """Dots with intervals for readers who cannot see them: the extremes, and what excludes the reference.
+
+    frame: the columns `parts`, which name a dot, value, ci_low and ci_high.
+    """
+    known = frame.dropna(subset=["value"])
+    if known.empty:
+        return "Dots with error bars; no value is known."
+    ends = [known.loc[known["value"].idxmin()], known.loc[known["value"].idxmax()]]
+    low, high = (f"{', '.join(str(row[part]) for part in parts)} at {row['value']:.3f}" for row in ends)
+    text = f"{len(known)} dots with error bars. The lowest is {low}, the highest {high}".replace("_", " ")
+    if reference is None:
+        return f"{text}."
+    above, below = (known["ci_low"] > reference).sum(), (known["ci_high"] < reference).sum()
+    return f"{text}; {above} intervals lie above {reference:g} and {below} below."
 
 
 def _side_by_side(lines: Mapping[str, list[str]], height: float, xlabel: str) -> tuple[Figure, list[Axes]]:
@@ -162,8 +172,9 @@ def _stacked(lines: Mapping[str, list[str]], height: float, xlabel: str) -> tupl
     return fig, list(grid)
 
 
-def _closed(fig: Figure) -> Figure:
-    """The figure out of pyplot's hands, or Jupyter would show it a second time, without alt text."""
+def _closed(fig: Figure, alt: str) -> Figure:
+    """The figure with its alt text, out of pyplot's hands, or Jupyter would show it a second time without."""
+    fig.set_label(alt)
     plt.close(fig)
     return fig
 
@@ -235,7 +246,45 @@ def distributions(
     axes.set(xlabel=xlabel or x, ylabel="share of images", title=title)
     axes.legend()
     sns.despine(fig)
-    return _closed(fig)
+    spans = frame.groupby(series, sort=False)[x].quantile([0.05, 0.5, 0.95]).unstack()
+    words = [f"{name}: median {q[1]:.3g}, from {q[0]:.3g} to {q[2]:.3g}" for name, *q in spans.itertuples()]
+    return _closed(fig, f"Histograms of {xlabel or x}. {'; '.join(words)} (5 % and 95 % quantiles).")
+
+
+def curves(
+    frame: pd.DataFrame, *, x: str, hue: str, panel: str | None = None, xlabel: str = "", ylabel: str = "",
+    log: bool = False, reference: float | None = None,
+) -> Figure:  # fmt: skip
+    """A line with its interval as a band for each hue, over x; panels side by side.
+
+    frame: the columns x, `hue`, `panel`, value, ci_low, ci_high. log: a logarithmic x axis.
+    """
+    _check(frame, [x, hue, *([panel] if panel else []), "value", "ci_low", "ci_high"])
+    titles = list(frame[panel].unique()) if panel else [""]
+    palette = colours([str(name) for name in frame[hue].unique()])
+    size = (4.2 * len(titles) if panel else 7.0, 3.4)
+    fig, grid = plt.subplots(1, len(titles), figsize=size, sharey=True, squeeze=False)
+    for axes, title in zip(grid.flat, titles, strict=True):
+        own = frame[frame[panel] == title] if panel else frame
+        for place, (name, line) in enumerate(own.sort_values(x).groupby(hue, sort=False)):
+            look = {"color": palette[str(name)], "label": str(name)}
+            marker = MARKERS.get(str(name), FURTHER_MARKERS[place % len(FURTHER_MARKERS)])
+            axes.plot(line[x], line["value"], marker=marker, markersize=5, **look)
+            axes.fill_between(line[x], line["ci_low"], line["ci_high"], color=look["color"], alpha=0.2)
+        if reference is not None:
+            axes.axhline(reference, color="#222222", linewidth=1, linestyle="--")
+        axes.set(title=title, xlabel=xlabel or x, xscale="log" if log else "linear")
+    grid[0, 0].set_ylabel(ylabel)
+    handles = {str(h.get_label()): h for axes in grid.flat for h in axes.get_legend_handles_labels()[0]}
+    fig.legend(list(handles.values()), list(handles), loc="outside upper center", ncols=4)
+    sns.despine(fig)
+    return _closed(fig, _curves_in_words(frame, x, [name for name in (panel, hue) if name]))
+
+
+def _curves_in_words(frame: pd.DataFrame, x: str, parts: list[str]) -> str:
+    last = frame.loc[frame.groupby(parts, sort=False)[x].idxmax()]
+    ends = [f"{', '.join(str(row[p]) for p in parts)} at {row['value']:.3f}" for _, row in last.iterrows()]
+    return f"Lines over {x.replace('_', ' ')} that end: {'; '.join(ends)}."
 
 
 def image_sheet(
@@ -263,7 +312,7 @@ def image_sheet(
             axes.imshow(np.asarray(images[place]), interpolation="nearest")
             axes.set_title(titles[place] if titles is not None else "", fontsize=7, loc="center", pad=2)
     fig.suptitle(title, fontsize=11)
-    return _closed(fig)
+    return _closed(fig, f"{len(images)} small images in rows of {columns}.")
 
 
 # Distributions of several image sets side by side, as P1's Figure 5 draws them.
@@ -292,8 +341,7 @@ def quantile_boxes(values: Mapping[str, pd.Series], *, xlabel: str, title: str =
     axes.invert_yaxis()
     axes.set(xlabel=xlabel, title=title)
     sns.despine(ax=axes, left=True)
-    plt.close(fig)  # or Jupyter would show it a second time, without alt text
-    return fig
+    return _closed(fig, f"Boxes of {xlabel}. {boxes_in_words(values)}.")
 
 
 def boxes_in_words(values: Mapping[str, pd.Series]) -> str:
@@ -332,8 +380,7 @@ def confusion_maps(counts: Mapping[str, pd.DataFrame], *, title: str = "") -> Fi
         axes.set(title=name, xlabel="the judge sees", ylabel="")
         axes.tick_params(axis="x", rotation=45)
     fig.suptitle(title, fontsize=11)
-    plt.close(fig)  # or Jupyter would show it a second time, without alt text
-    return fig
+    return _closed(fig, f"Heat maps. {confusions_in_words(counts)}.")
 
 
 def confusions_in_words(counts: Mapping[str, pd.DataFrame]) -> str:
@@ -386,8 +433,8 @@ def worst_cases(rows: Mapping[str, Sequence[Captioned]], *, title: str = "") -> 
             _place(axes, image, words, column, number * height, size)
     axes.set(xlim=(-1.5, columns), ylim=(len(rows) * height, 0), aspect="equal", title=title)
     axes.set_axis_off()
-    plt.close(fig)  # or Jupyter would show it a second time, without alt text
-    return fig
+    counts = ", ".join(f"{len(row)} of {name}" for name, row in rows.items())
+    return _closed(fig, f"A row of images for each set, with what was measured under each: {counts}.")
 
 
 def _place(axes: Axes, image: Image.Image, words: str, left: float, top: float, points: float) -> None:

@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 
 from synreal.book import plots
 from synreal.book.claims import paper_table
-from synreal.book.plots import Captioned, p_value, worst_cases
+from synreal.book.plots import Captioned, worst_cases
+from synreal.book.tables import p_value
 from synreal.data.decode import to_rgb
 from synreal.data.imageset import class_names
 from synreal.evaluate.repeated import Accuracies

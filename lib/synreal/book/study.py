@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 from IPython.core.getipython import get_ipython
 from IPython.display import display
+from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from synreal.errors import InputError
@@ -27,26 +28,26 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 HIDDEN = "application/papermill.record/"
+MEASUREMENTS = "measurements"  # key of the block that holds all of a notebook's rows
 FIGURE = """<figure class="synreal-figure">
-<img src="data:image/png;base64,{png}" alt="{alt}" width="{width}">
+<img src="data:image/webp;base64,{image}" alt="{alt}" width="{width}">
 <figcaption>{caption}</figcaption>
 </figure>"""
 
 
-def publish_hidden(key: str, value: float | str, row: dict[str, Any] | None = None) -> None:
-    """Stores a value under `key` in the notebook, and the whole measurement with it when there is one."""
-    metadata = {"scrapbook": {"name": key, "mime_prefix": HIDDEN}}
-    _publish({HIDDEN + "text/plain": repr(value)}, metadata | ({"measurement": row} if row else {}))
+def publish_hidden(key: str, value: float | str) -> None:
+    """Stores a value under `key` in the notebook, for prose to quote."""
+    _publish({HIDDEN + "text/plain": repr(value)}, {"scrapbook": {"name": key, "mime_prefix": HIDDEN}})
 
 
 def publish_figure(key: str, fig: "Figure", *, caption: str, alt: str) -> None:
     """Displays an HTML figure: the one form whose alt text reaches both Jupyter and the book."""
     buffer = io.BytesIO()
-    fig.savefig(buffer, format="png", bbox_inches="tight")
-    png = base64.b64encode(buffer.getvalue()).decode()
+    fig.savefig(buffer, format="webp", bbox_inches="tight", pil_kwargs={"lossless": True, "method": 6})
+    image = base64.b64encode(buffer.getvalue()).decode()
     # drawn at `figure.dpi` pixels per inch, shown at 96: sharp on dense screens
-    width = round(int.from_bytes(buffer.getvalue()[16:20], "big") * 96 / fig.dpi)
-    text = FIGURE.format(png=png, alt=html.escape(alt), width=width, caption=html.escape(caption))
+    width = round(Image.open(buffer).width * 96 / fig.dpi)
+    text = FIGURE.format(image=image, alt=html.escape(alt), width=width, caption=html.escape(caption))
     plain = f"{alt}\n{caption}"
     plt.close(fig)  # or Jupyter would show it a second time, without its alt text
     _publish({"text/html": text, "text/plain": plain}, {"scrapbook": {"name": key, "mime_prefix": ""}})
@@ -68,14 +69,17 @@ def published_environment(notebook: Path) -> dict[str, Any]:
 
 def published_rows(notebook: Path) -> list[dict[str, Any]]:
     """The measurements stored in an executed notebook, in the order they were recorded."""
-    return [
-        dict(o.metadata.measurement) for o in _outputs(notebook) if "measurement" in o.get("metadata", {})
-    ]
+    blocks = [o.data for o in _outputs(notebook) if _key(o) == MEASUREMENTS]
+    return [json.loads(line) for data in blocks for line in data[HIDDEN + "text/plain"].splitlines()]
 
 
 def published_keys(notebook: Path) -> set[str]:
     """The keys under which an executed notebook holds values and figures for pages."""
-    return {o.metadata.scrapbook.name for o in _outputs(notebook) if "scrapbook" in o.get("metadata", {})}
+    return {key for output in _outputs(notebook) if (key := _key(output))}
+
+
+def _key(output: nbformat.NotebookNode) -> str | None:
+    return output.get("metadata", {}).get("scrapbook", {}).get("name")
 
 
 def _outputs(notebook: Path) -> list[nbformat.NotebookNode]:
@@ -114,13 +118,10 @@ def read_pairs(
     return {label: name for name, label in labels.items()}, titled
 
 
-# What a notebook measures: one tidy row per number, on disk and in the page at once.
+# What a notebook measures: one tidy row per number, in the run folder and, as one block, in the notebook.
 #
-# A `Study` is the pen a notebook writes with. Every number goes through `Study.record`, which appends a row
-# to the run folder and glues the same number into the page; so prose cannot drift from the computation.
-#
-# Each chapter says beside its code how it names its rows (`book/classifiers.py` for chapter 1), since the
-# ledger of claims (`claim_lists/`) finds them by name.
+# Prose quotes a number with `Study.quote`, so that it cannot drift from the computation. The claims
+# (`claim_lists/`) find their rows by column: what is measured of what, and the facets of a row.
 
 
 Name = Annotated[str, Field(min_length=1)]
@@ -136,6 +137,7 @@ class Measurement(BaseModel):
     model: Name  # a classifier, or a pair of them
     data: Name  # the image set it was measured on
     metric: Name
+    facets: dict[str, str | int | float] = {}  # the parts of what was measured, such as factor: brighter
     value: FiniteFloat | None
     n: Annotated[int, Field(ge=0)]  # images (or pairs, or factors) behind the value
     ci_low: FiniteFloat | None = None  # 95 % interval
@@ -146,6 +148,8 @@ class Measurement(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Measurement":
+        if clash := self.facets.keys() & type(self).model_fields.keys():
+            raise ValueError(f"facets {sorted(clash)} have the names of columns; choose others")
         if (self.value is None) != bool(self.reason):
             raise ValueError("give a finite value, or value=None with a reason; not both, not neither")
         if (self.ci_low is None) != (self.ci_high is None):
@@ -185,7 +189,8 @@ class Study:
 
     def __init__(self, name: str, profile: str) -> None:
         self.name, self.profile, self.folder = name, profile, run_folder()
-        self._keys = {"environment"}
+        self._keys = {"environment", MEASUREMENTS}
+        self._rows: dict[tuple, Measurement] = {}
         self._results = self.folder / "results" / f"{name}.jsonl"
         self._results.parent.mkdir(parents=True, exist_ok=True)
         self._results.write_text("")
@@ -202,50 +207,101 @@ class Study:
         ci: tuple[float, float] | None = None,
         seed: int | None = None,
         reason: str | None = None,
-        glue: str | None = None,
+        **facets: str | int | float,
     ) -> Measurement:
-        """The row just written; the page gains its number under `glue` and its sentence under `glue`.text.
+        """The row just written.
 
-        glue: the key; by default "metric | model | data". n: images behind the value. ci: 95 % interval;
-        two NaN, as the evaluation writes them, mean that there is none.
+        n: images behind the value. ci: 95 % interval; two NaN, as the evaluation writes them, mean that
+        there is none. facets: the parts of what was measured, a column each, such as factor="brighter".
         Raises InputError for a value that is not finite and has no reason, an interval that does not hold
-        the value, or a key used before.
+        the value, or a second row of the same metric, model, data and facets.
         """
         low, high = (None, None) if ci is None or all(map(math.isnan, ci)) else ci
         row = self._row(
             {"metric": metric, "value": value, "model": model, "data": data, "n": n, "reason": reason}
             | {"ci_low": low, "ci_high": high, "seed": seed}
+            | {"facets": {name: plain(facet) for name, facet in facets.items()}}
         )
-        self._write(row, self._new_key(glue or f"{metric} | {model} | {data}"))
+        key = (metric, model, data, *sorted(row.facets.items()))
+        if key in self._rows:
+            raise InputError(f"study {self.name}: {key} is recorded twice; tell the rows apart by a facet")
+        self._rows[key] = row
+        with self._results.open("a") as file:
+            file.write(row.model_dump_json() + "\n")  # one short write: whole lines, even when interrupted
         return row
+
+    def record_table(
+        self, table: pd.DataFrame, facets: Sequence[str] = (), seed: int | None = None
+    ) -> pd.DataFrame:
+        """Records each row of a tidy table; returns the table, for the figure that comes next.
+
+        table: columns metric, model, data, value, n, and where there are any ci_low, ci_high and reason.
+        facets: further columns to record, where they say something (not "", None or NaN). The reason of a
+        missing value is column reason, or else note. The bootstrap of a biased statistic can leave the value
+        outside its interval, which is then widened to hold it.
+        Raises InputError as `record`, and for a missing column.
+        """
+        if missing := [name for name in (*COLUMNS, *facets) if name not in table]:
+            raise InputError(f"study {self.name}: the table lacks the columns {missing}; has {list(table)}")
+        for line in table.to_dict("records"):
+            known = {str(name): None if pd.isna(cell) else plain(cell) for name, cell in line.items()}
+            fields: dict[str, Any] = {name: known[name] for name in COLUMNS}
+            if known["value"] is None:
+                fields["reason"] = known.get("reason") or known.get("note") or "no image of this kind"
+            elif (low := known.get("ci_low")) is not None:
+                fields["ci"] = min(low, known["value"]), max(known["ci_high"], known["value"])
+            own: dict[str, Any] = {name: known[name] for name in facets if known[name] not in (None, "")}
+            self.record(**fields, seed=seed, **own)
+        return table
+
+    def quote(self, key: str, **columns: str | int | float) -> Measurement:
+        """Gives a measurement to prose: its number under `key`, its sentence under `key`.text.
+
+        columns: of the row, facets among them, enough to single it out. Raises InputError listing what there
+        is when they select none or several, or when the key was used before.
+        """
+        table = measurements_table(list(self._rows.values()))
+        chosen = select(table, columns)
+        if len(chosen) != 1:
+            raise InputError(f"quote {key!r}: {columns} selects {len(chosen)} rows of {self.name}, not one")
+        row = measurement_of(chosen.iloc[0])
+        missing = float("nan")  # formats like a number, so {glue:text}`key:.3f` still renders
+        publish_hidden(self._new_key(key), missing if row.value is None else row.value)
+        publish_hidden(self._new_key(f"{key}.text"), row.sentence())
+        return row
+
+    def publish(self) -> None:
+        """Stores all rows recorded so far in the notebook, as one block; once, in its last cell."""
+        rows = list(self._rows.values())
+        lines = "\n".join(row.model_dump_json(exclude_defaults=True) for row in rows)
+        metadata = {"scrapbook": {"name": MEASUREMENTS, "mime_prefix": HIDDEN}}
+        _publish({HIDDEN + "text/plain": lines}, metadata)
 
     def glue(self, key: str, value: float | str) -> None:
         """Gives a verdict, a count or a name to prose as {glue:text}`key:s` (numbers: `key:.3f`)."""
         publish_hidden(self._new_key(key), value)
 
-    def figure(self, key: str, fig: "Figure", *, caption: str, alt: str) -> None:
+    def figure(self, key: str, fig: "Figure", *, caption: str, alt: str | None = None) -> None:
         """Shows a figure with its caption; other pages can show it again with the `glue` directive.
 
-        alt: what the figure shows and says, for readers who cannot see it. Raises InputError when either
-        text is empty.
+        alt: what the figure shows and says, for readers who cannot see it; by default what the function of
+        `plots` that drew the figure says in its label. Raises InputError when either text is empty.
         """
+        alt = str(fig.get_label()) if alt is None else alt
         for name, text in {"caption": caption, "alt": alt}.items():
             if not text.strip():
                 raise InputError(f"figure {key!r}: {name} is empty; say in words what the figure shows")
         publish_figure(self._new_key(key), fig, caption=caption, alt=alt)
 
     def _row(self, fields: dict[str, Any]) -> Measurement:
-        # numpy's numbers become Python's, so that files and pages never say np.float64(...)
-        plain = {
-            name: value.item() if isinstance(value, np.generic) else value for name, value in fields.items()
-        }
+        found = {name: plain(value) for name, value in fields.items()}
         context = {"study": self.name, "profile": self.profile, "run": self.folder.name}
         try:
-            return Measurement.model_validate(plain | context)
+            return Measurement.model_validate(found | context)
         except ValidationError as error:
             problems = "; ".join(problem["msg"] for problem in error.errors())
             what = f"{fields['metric']!r} of {fields['model']!r}"
-            raise InputError(f"study {self.name}: cannot record {what}: {problems}; found {plain}") from error
+            raise InputError(f"study {self.name}: cannot record {what}: {problems}; found {found}") from error
 
     def _new_key(self, key: str) -> str:
         if key in self._keys:
@@ -253,16 +309,36 @@ class Study:
         self._keys.add(key)
         return key
 
-    def _write(self, row: Measurement, key: str) -> None:
-        with self._results.open("a") as file:
-            file.write(row.model_dump_json() + "\n")  # one short write: whole lines, even when interrupted
-        missing = float("nan")  # formats like a number, so {glue:text}`key:.3f` still renders
-        publish_hidden(key, missing if row.value is None else row.value, row=row.model_dump())
-        publish_hidden(f"{key}.text", row.sentence())
+
+def plain(value: Any) -> Any:
+    """numpy's numbers become Python's, so that files and pages never say np.float64(...)."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
-def _frame(rows: list[Measurement]) -> pd.DataFrame:
-    return pd.DataFrame([row.model_dump() for row in rows], columns=list(Measurement.model_fields))
+COLUMNS = ("metric", "model", "data", "value", "n")  # of a table to record
+
+
+def measurements_table(rows: Sequence[Measurement]) -> pd.DataFrame:
+    """One line for each measurement: the columns of `Measurement`, then a column for each facet."""
+    fields = [name for name in Measurement.model_fields if name != "facets"]
+    named = dict.fromkeys(name for row in rows for name in row.facets)
+    lines = [row.model_dump(exclude={"facets"}) | row.facets for row in rows]
+    return pd.DataFrame(lines, columns=[*fields, *named])
+
+
+def measurement_of(line: pd.Series) -> Measurement:
+    """The measurement of a line of `measurements_table`."""
+    known = {str(name): plain(cell) for name, cell in line.items() if not pd.isna(cell)}
+    facets = {name: known.pop(name) for name in list(known) if name not in Measurement.model_fields}
+    return Measurement.model_validate({"value": None} | known | {"facets": facets})
+
+
+def select(table: pd.DataFrame, columns: Mapping[str, str | int | float]) -> pd.DataFrame:
+    """The lines of a table in which every named column has the given value."""
+    keep = pd.Series(True, index=table.index)
+    for name, value in columns.items():
+        keep &= (table[name] == value) if name in table else False
+    return table[keep]
 
 
 def read_results(folder: Path) -> pd.DataFrame:
@@ -280,12 +356,14 @@ def read_results(folder: Path) -> pd.DataFrame:
                     f"{path}, line {number}: not a measurement ({error.errors()[0]['msg']}); "
                     "run the notebook again"
                 ) from error
-    return _frame(rows)
+    return measurements_table(rows)
 
 
 def read_notebook_results(notebooks: list[Path]) -> pd.DataFrame:
-    """The same table from executed notebooks, which carry each measurement beside its glued number."""
-    return _frame([Measurement.model_validate(row) for path in notebooks for row in published_rows(path)])
+    """The same table from executed notebooks, which carry their measurements as one block."""
+    return measurements_table(
+        [Measurement.model_validate(row) for path in notebooks for row in published_rows(path)]
+    )
 
 
 PACKAGES = (

@@ -23,10 +23,10 @@ from synreal.book.plots import (
     confusion_maps,
     confusions_in_words,
     forest,
-    p_value,
     quantile_boxes,
     worst_cases,
 )
+from synreal.book.tables import p_value
 from synreal.data.hierarchy import Hierarchy
 from synreal.data.imageset import class_names
 from synreal.data.worlds import World

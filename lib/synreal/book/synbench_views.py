@@ -8,8 +8,9 @@ from matplotlib.figure import Figure
 
 from synreal.book import plots
 from synreal.book.claims import paper_table
-from synreal.book.plots import boxes_in_words, p_value, quantile_boxes, worst_cases
+from synreal.book.plots import boxes_in_words, quantile_boxes, worst_cases
 from synreal.book.synbench import images_behind
+from synreal.book.tables import p_value
 from synreal.data.decode import to_rgb
 from synreal.data.hierarchy import Hierarchy
 from synreal.data.imageset import class_names
