@@ -195,8 +195,7 @@ def validation_accuracy(checkpoint: Path) -> float:
 
 # The judge of the scenes world, in the role of P1's ConvNeXt-B (sec. 3.1): it says what an image shows.
 #
-# A small residual network, trained on many more scenes than any classifier of the zoo. They show garments
-# of
+# A small residual network, trained on many more scenes than any classifier of the zoo. They show garments of
 # the train split, so it never saw one that it judges: real scenes show those of the test split, and the
 # generator learned from those of the upstream split. Do not let it judge scenes of the train split.
 
@@ -239,8 +238,7 @@ def train_judge(out: Path, work: Path) -> Card:
 # The other generators of the zoo: they differ from the first as those of P1's study F3 differ (sec. 3).
 #
 # The first predicts velocity, as SD v2 does. `generator-epsilon` predicts noise, as SD v1.5 does;
-# `generator-sing` puts SingDiffusion's initial step before it; `generator-cascade` draws pixels and
-# enlarges
+# `generator-sing` puts SingDiffusion's initial step before it; `generator-cascade` draws pixels and enlarges
 # them, as DeepFloyd IF does. A finished one is skipped, an interrupted one goes on.
 
 
@@ -296,8 +294,7 @@ def _make(folder: Path, write: Callable[[Path], None]) -> None:
 # Stages: the generator, on the captioned upstream pool; its synthetic images, the first of which ship; the
 # classifiers; the other generators, the judge and the detector; networks that learn without labels. A
 # finished stage is skipped and an interrupted one goes on, so the command may be stopped at any moment. All
-# but
-# the first generator are so small that one thread each, side by side, is the fastest way to train them.
+# but the first generator are so small that one thread each, side by side, is the fastest way to train them.
 
 
 POOL = 40_000  # captioned real scenes that the generator is trained on

@@ -149,8 +149,7 @@ def unknown(name: str, known: Iterable[str], where: str, kind: str = "parameter"
 #
 # A profile has one section per notebook, and `all:` for parameters that several share. The notebooks' own
 # defaults are the profile `mini`, which has no file. A value on the command line wins over the profile, and
-# the
-# profile wins over the default.
+# the profile wins over the default.
 
 
 DEFAULT = "mini"

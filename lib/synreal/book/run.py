@@ -150,13 +150,11 @@ def _hash_files(paths: Iterable[Path], base: Path) -> str:
 
 # A run on disk. Nothing overwrites another run, and a run killed at any moment goes on where it stopped.
 #
-#     run.json                     when it was made, its profile, the machine and package versions, git
-# revision
+#     run.json                     when it was made, profile, machine and package versions, git revision
 #     parameters/<notebook>.yaml   every parameter's value, written before the notebook starts
 #     partial/<notebook>.ipynb     the notebook while it executes, and after a cell failed
 #     notebooks/<notebook>.ipynb   the executed notebook: only complete ones
-#     results/<notebook>.jsonl     measurements, written by `Study`, which starts the file anew when it
-# opens
+#     results/<notebook>.jsonl     measurements, written by `Study`, which starts the file anew when it opens
 #     results.jsonl                all of them together
 #     finished/<notebook>.json     written last: parameters, seeds, source hashes, git revision, seconds
 #
@@ -303,8 +301,7 @@ class RunFolder:
 
 # Executes notebooks into a run folder: a strict layer over papermill.
 #
-# Everything a user can get wrong is checked before the first cell runs. The kernel is always this
-# interpreter,
+# Everything a user can get wrong is checked before the first cell runs. The kernel is always this interpreter,
 # started in the repository root, with `SYNREAL_RUN_DIR` naming the run folder.
 
 

@@ -314,8 +314,7 @@ def _official(name: str, root: Path, split: Split) -> Dataset:
 
 # Image sets from outside the world, to which networks are transferred (P1 App. B, Tables 11 and 12).
 #
-# P1 takes Caltech101 and EuroSAT, which torchvision reads from a folder. Offline, and as far from the
-# scenes,
+# P1 takes Caltech101 and EuroSAT, which torchvision reads from a folder. Offline, and as far from the scenes,
 # are the handwritten digits that ship with scikit-learn; digits drawn with OpenCV's stroke fonts are their
 # synthetic counterpart.
 

@@ -127,8 +127,7 @@ def _undefined(pair: Pair) -> list[str]:
 # Statistics of many bootstrap draws of two sets at once, from cumulative counts.
 #
 # A draw is held as how often it picked each of the pooled, sorted values, so that every statistic of many
-# draws
-# comes from one table of cumulative counts.
+# draws comes from one table of cumulative counts.
 
 
 QUANTILES = {"q05": 0.05, "q25": 0.25, "q50": 0.5, "q75": 0.75, "q95": 0.95}

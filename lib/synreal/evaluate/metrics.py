@@ -101,8 +101,7 @@ def _bins(confidence: pd.Series, correct: pd.Series, bins: int) -> np.ndarray:
 # Fine-grained accuracy: telling apart the classes of one coarse group (P1 sec. 2.1, Fig. 2).
 #
 # P1 does not say how it averages over coarse groups, so both averages are given: micro counts every image
-# once, macro counts every coarse group once. Groups of one class have nothing to tell apart and are left
-# out.
+# once, macro counts every coarse group once. Groups of one class have nothing to tell apart and are left out.
 
 
 KINDS = ("restricted", "unrestricted")

@@ -75,11 +75,9 @@ def _check_enough(counts: pd.Series, where: str) -> None:
 # Which mix of real labels and synthetic images a budget should buy, from accuracies measured on some mixes.
 #
 # One law for all mixes: error is `floor + height (w / w0) ** -rate` in the worth w of the data, counted in
-# real
-# images. A real image is worth 1; the first synthetic ones are worth `first` each, and all synthetic images
-# together never more than `most`: worth = real + first s / (1 + first s / most). Plans stay within the
-# numbers
-# of images that were measured.
+# real images. A real image is worth 1; the first synthetic ones are worth `first` each, and all synthetic
+# images together never more than `most`: worth = real + first s / (1 + first s / most). Plans stay within the
+# numbers of images that were measured.
 
 
 LOWER = (0.0, 0.0, 0.05, -9.0, 0.0)  # of floor, height, rate, and the logarithms of first and most

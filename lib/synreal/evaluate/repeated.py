@@ -134,8 +134,7 @@ def crossed_estimate(values: np.ndarray, drawn: np.ndarray, units: int) -> Estim
 # A training has its seed (first weights, order, training photographs), a test its photographs. An interval
 # over one of them alone claims too much. Here the variance of the mean over seeds is the variance between
 # seeds over their number, plus that between test photographs (`crossed_interval`). The chance of single
-# answers
-# is in both parts, so the interval is a little too wide rather than too narrow.
+# answers is in both parts, so the interval is a little too wide rather than too narrow.
 
 
 class Interval(NamedTuple):
@@ -197,8 +196,7 @@ class Effect:
 # Mean accuracy over repeated trainings: both the images and the trainings are a sample.
 #
 # P2 reports mean and one standard deviation over seeds (Fig. 2), which says how much a training varies, but
-# not
-# how well the test images tell the truth. The bootstrap here resamples both (Owen 2007, the pigeonhole
+# not how well the test images tell the truth. The bootstrap here resamples both (Owen 2007, the pigeonhole
 # bootstrap); its draws serve any function of several means, such as the least of their differences.
 
 
@@ -246,13 +244,10 @@ def resampled_means(
     return means
 
 
-# What a generator's artefacts cost: fine-grained and broad accuracy after training on perturbed real
-# images.
+# What a generator's artefacts cost: fine-grained and broad accuracy after training on perturbed real images.
 #
-# P2 Figure 4 perturbs real images by SDEdit and finds that artefacts damage what fine-grained tasks need,
-# and
-# less what broad ones need. Here one model answers both questions: which of a coarse group's classes an
-# image
+# P2 Figure 4 perturbs real images by SDEdit and finds that artefacts damage what fine-grained tasks need, and
+# less what broad ones need. Here one model answers both questions: which of a coarse group's classes an image
 # shows, and which coarse group.
 
 

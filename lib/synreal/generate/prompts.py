@@ -139,10 +139,8 @@ def _key(raw: datasets.Dataset, captioner: Captioner) -> str:
 # The prompts of P1's factor F2 (sec. 3, Appendix A.1): what is added to "class, caption", and where.
 #
 # The captions of the scenes world speak of size, light and persons in the same words, so its generator
-# follows
-# the same prompts. P1's example for persons also ends "in a bright environment"; its rule does not say so,
-# and
-# here the two are separate studies.
+# follows the same prompts. P1's example for persons also ends "in a bright environment"; its rule does not
+# say so, and here the two are separate studies.
 
 
 Style = Literal["caption", "class", "scale", "brightness", "person"]

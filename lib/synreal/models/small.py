@@ -41,8 +41,7 @@ def vit_convstem_patch8_32(pretrained: bool = False, **kwargs: Any) -> VisionTra
 # A small residual network for images of 32 pixels, registered with timm, so that it is built by name.
 #
 # Every 3x3 convolution halves the image, and one makes a block: of networks of this kind, it learns the
-# scenes
-# in the least time on a CPU, where many small convolutions cost more than their arithmetic.
+# scenes in the least time on a CPU, where many small convolutions cost more than their arithmetic.
 
 
 RESNET_32 = "resnet_small_32"

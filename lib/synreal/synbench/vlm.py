@@ -174,8 +174,7 @@ def _chat(image: Image.Image, question: str) -> list[dict]:
 # Yes/no questions about images, asked of a vision-language judge, each at most once.
 #
 # P1 sec. 3.2 finds person blocking so: of the images that hold a person, a judge (GPT-4o) is asked whether
-# the
-# person covers the object.
+# the person covers the object.
 
 
 PERSON_BLOCKING = (

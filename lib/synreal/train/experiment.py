@@ -79,10 +79,8 @@ def _pixels(images: Tensor) -> Tensor:
 # Pretraining and tuning in stages on real, synthetic and mixed images (P1 sec. 4.3 and App. B).
 #
 # The data are arrays in memory, so an experiment on data is a choice of rows. A `Run` is a network, a seed
-# and
-# stages of training one after another; what it learns is a function of these, is kept in the cache under
-# their
-# hash, and is computed once however many studies share it. A few long ones ship with the book.
+# and stages of training one after another; what it learns is a function of these, is kept in the cache under
+# their hash, and is computed once however many studies share it. A few long ones ship with the book.
 
 
 SHIPPED = "dino"  # folder of the zoo; all in it are runs of DINO

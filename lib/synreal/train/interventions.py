@@ -86,8 +86,7 @@ def _check(mix: Mix, real: int, synthetic: int) -> None:
 # The defect dial turned on training data: one small classifier per defect, dose and seed, then RealTune.
 #
 # P1 finds defects in synthetic images and in the classifiers that learned from them, and argues from one to
-# the other (sec. 3); changing the data of its models was beyond its means. Here all trainings of one seed
-# see
+# the other (sec. 3); changing the data of its models was beyond its means. Here all trainings of one seed see
 # the same photographs, labels, backgrounds, first weights and order; only the dosed defect differs.
 
 

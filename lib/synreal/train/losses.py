@@ -26,8 +26,7 @@ def flip_and_shift(images: Tensor, generator: torch.Generator, reach: int = 2) -
 
 # Augmentations of whole batches that imitate what synthetic images lack, from an explicit generator.
 #
-# P1's Appendix B ("Ablation study of data augmentation") names brightness, blocking and cropping and none
-# of
+# P1's Appendix B ("Ablation study of data augmentation") names brightness, blocking and cropping and none of
 # their strengths; the strengths here are stated beside each. Images are float [N, C, H, W] in -1..1.
 
 
