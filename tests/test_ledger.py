@@ -18,7 +18,7 @@ from synreal.book.claims import (
     paper_value,
     verdict_counts,
 )
-from synreal.book.study import Measurement
+from synreal.book.study import Measurement, measurements_table
 from synreal.errors import InputError
 
 EFFECT = {"study": "s", "metric": "gap", "model": "a vs b"}
@@ -26,8 +26,7 @@ EFFECT = {"study": "s", "metric": "gap", "model": "a vs b"}
 
 def results(*rows: dict) -> pd.DataFrame:
     base = EFFECT | {"profile": "mini", "data": "test", "run": "r", "n": 100, "value": None, "reason": None}
-    full = [Measurement(**base | row).model_dump() for row in rows]
-    return pd.DataFrame(full, columns=list(Measurement.model_fields))
+    return measurements_table([Measurement.model_validate(base | row) for row in rows])
 
 
 def around(low: float, high: float, **more: object) -> dict:
@@ -122,6 +121,21 @@ def test_a_claim_beyond_measurement_gives_its_reason(kind: str) -> None:
 def test_an_effect_that_fits_two_rows_is_refused_naming_the_difference() -> None:
     with pytest.raises(InputError, match=r"selects 2 measurements.*differ in data"):
         judge(claim("> 0"), results(around(0.1, 0.2), around(0.1, 0.2, data="photos")))
+
+
+def test_an_effect_selects_by_facets() -> None:
+    rows = [around(0.1, 0.2, facets={"factor": "darker", "images": 500})]
+    rows += [around(-0.2, -0.1, facets={"factor": "larger"}), around(0.0, 0.3)]
+    where = {"factor": "darker", "images": 500}
+    chosen = claim(conditions=[{"effect": EFFECT | {"where": where}, "claims": "> 0"}])
+    assert judge(chosen, results(*rows)) == (
+        Verdict.HOLDS,
+        ["gap of a vs b, darker, 500 > 0: 0.150 (95 % interval 0.100 to 0.200, n = 100)"],
+    )
+    absent = claim(conditions=[{"effect": EFFECT | {"where": {"kind": "ViT"}}, "claims": "> 0"}])
+    assert judge(absent, results(*rows))[0] is Verdict.NOT_MEASURED
+    with pytest.raises(InputError, match=r"selects 3 measurements.*ci_high, factor, images"):
+        judge(claim("> 0"), results(*rows))
 
 
 def test_every_claim_of_the_ledger_is_well_formed() -> None:

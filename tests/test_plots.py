@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from synreal.book.plots import PALETTE, colours, distributions, forest, image_sheet, use_style
+from synreal.book.plots import PALETTE, colours, curves, distributions, forest, image_sheet, use_style
 
 
 @pytest.fixture(autouse=True)
@@ -66,6 +66,22 @@ def test_panels_of_the_same_lines_share_them_in_one_order() -> None:
     assert labels == list(frame()["factor"].unique())
 
 
+def test_a_figure_says_what_it_shows_for_those_who_cannot_see_it() -> None:
+    missing = frame().assign(factor="person_blocking", value=np.nan)
+    label = forest(pd.concat([frame(), missing[:1]]), group="factor", hue="source").get_label()
+    assert label == (
+        "3 dots with error bars. The lowest is pose, synthetic at -0.100, the highest pose, real at 0.100; "
+        "1 intervals lie above 0 and 1 below."
+    )
+    assert "intervals" not in forest(frame(), group="factor", hue="source", reference=None).get_label()
+
+
+def test_curves_say_where_they_end() -> None:
+    lines = [frame()[:1].assign(images=n, value=n / 100) for n in (30, 10)]
+    label = curves(pd.concat(lines), x="images", hue="source").get_label()
+    assert label == "Lines over images that end: real at 0.300."
+
+
 def test_panels_of_different_lines_have_their_own() -> None:
     rows = frame().assign(kind=frame()["factor"])
     panels = forest(rows, group="factor", hue="source", panel="kind").axes
@@ -90,6 +106,7 @@ def test_distributions_are_shares_with_n() -> None:
         "synthetic (n = 1)",
     ]
     assert np.allclose(axes.patches[0].get_data().values, [2 / 3, 1 / 3])
+    assert "real: median 0.2, from 0.11 to 0.83" in axes.figure.get_label()
 
 
 def test_a_contact_sheet_shows_pixels_as_they_are() -> None:

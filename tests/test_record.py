@@ -7,15 +7,19 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import nbformat
 import numpy as np
+import pandas as pd
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 
+from synreal.book.plots import image_sheet
 from synreal.book.study import (
     HIDDEN,
     Measurement,
     Study,
+    measurement_of,
     published_environment,
+    published_keys,
     read_notebook_results,
     read_results,
     run_folder,
@@ -97,12 +101,44 @@ def test_an_inconsistent_row_is_refused_and_not_written(run: Path, change: dict,
     assert read_results(run).empty
 
 
-def test_the_same_key_twice_is_refused(run: Path) -> None:
+def test_the_same_row_twice_is_refused_unless_a_facet_differs(run: Path) -> None:
     study = Study("s", "mini")
-    study.record(**ROW)
-    with pytest.raises(InputError, match="used twice"):
-        study.record(**ROW)
-    assert len(read_results(run)) == 1
+    study.record(**ROW, factor="darker", images=np.int64(5))
+    study.record(**ROW, factor="darker", images=6)
+    with pytest.raises(InputError, match="recorded twice; tell the rows apart by a facet"):
+        study.record(**ROW | {"value": 0.65}, images=5, factor="darker")
+    rows = read_results(run)
+    assert rows["factor"].tolist() == ["darker"] * 2 and rows["images"].tolist() == [5, 6]
+    assert "facets" not in rows
+
+
+def test_a_facet_with_the_name_of_a_column_is_refused(run: Path) -> None:
+    with pytest.raises(InputError, match=r"facets \['profile'\] have the names of columns"):
+        Study("s", "mini").record(**ROW, profile="mine")
+
+
+TABLE = pd.DataFrame(
+    [
+        {"value": 0.7, "ci_low": 0.72, "ci_high": 0.8, "n": 20, "group": "tops", "note": ""},
+        {"value": math.nan, "ci_low": math.nan, "ci_high": math.nan, "n": 0, "group": "", "note": "too few"},
+        {"value": 0.1, "ci_low": math.nan, "ci_high": math.nan, "n": 9, "group": None, "note": "no draws"},
+    ]
+).assign(metric=["gap", "gap", "size"], model="m", data="d")
+
+
+def test_a_table_is_recorded_line_by_line(run: Path) -> None:
+    assert Study("s", "mini").record_table(TABLE, facets=["group"], seed=3) is TABLE
+    tops, missing, alone = (measurement_of(row) for _, row in read_results(run).iterrows())
+    assert (tops.ci_low, tops.value, tops.facets) == (0.7, 0.7, {"group": "tops"}), "widened to hold it"
+    assert (missing.value, missing.reason, missing.facets) == (None, "too few", {})
+    assert (alone.value, alone.ci_low, alone.reason) == (0.1, None, None)
+    assert {tops.seed, missing.seed, alone.seed} == {3}
+
+
+def test_a_table_without_a_column_is_refused(run: Path) -> None:
+    with pytest.raises(InputError, match=r"lacks the columns \['n', 'kind'\]"):
+        Study("s", "mini").record_table(TABLE.drop(columns="n"), facets=["kind"])
+    assert read_results(run).empty
 
 
 def test_a_missing_value_keeps_its_reason(run: Path) -> None:
@@ -131,19 +167,60 @@ def test_no_run_named_means_the_interactive_folder(monkeypatch: pytest.MonkeyPat
     assert run_folder() == repository_root() / "_build" / "interactive"
 
 
-def test_the_notebook_carries_number_sentence_and_whole_row(run: Path, tmp_path: Path) -> None:
-    outputs = executed(tmp_path / "a.ipynb", lambda: Study("s", "mini").record(**ROW, glue="acc"))
-    glued = {o.metadata.scrapbook.name: o.data[HIDDEN + "text/plain"] for o in outputs}
-    assert glued["acc"] == "0.7"
-    assert glued["acc.text"] == "'0.700 (95 % interval 0.630 to 0.760, n = 200)'"
-    assert read_notebook_results([tmp_path / "a.ipynb"]).equals(read_results(run))
+def glued(outputs: list) -> dict[str, str]:
+    return {o.metadata.scrapbook.name: o.data[HIDDEN + "text/plain"] for o in outputs}
+
+
+def test_the_notebook_carries_what_prose_quotes_and_all_rows_as_one_block(run: Path, tmp_path: Path) -> None:
+    def chapter() -> None:
+        study = Study("s", "mini")
+        study.record(**ROW, factor="darker")
+        study.record(**ROW, factor="larger", images=5)
+        study.record(**ROW | {"value": None, "ci": None, "reason": "none"})
+        study.quote("acc", metric="accuracy", factor="larger")
+        study.publish()
+
+    found = glued(executed(tmp_path / "a.ipynb", chapter))
+    assert set(found) == {"environment", "acc", "acc.text", "measurements"}
+    assert found["acc"] == "0.7" and found["acc.text"] == "'0.700 (95 % interval 0.630 to 0.760, n = 200)'"
+    assert len(found["measurements"].splitlines()) == 3
+    assert published_keys(tmp_path / "a.ipynb") == set(found)
+    pd.testing.assert_frame_equal(read_notebook_results([tmp_path / "a.ipynb"]), read_results(run))
 
 
 def test_a_missing_value_still_formats_as_a_number(run: Path, tmp_path: Path) -> None:
-    missing = ROW | {"value": None, "ci": None, "reason": "none", "glue": "acc"}
-    outputs = executed(tmp_path / "a.ipynb", lambda: Study("s", "mini").record(**missing))
-    [value] = [o.data[HIDDEN + "text/plain"] for o in outputs if o.metadata.scrapbook.name == "acc"]
-    assert f"{float(value):.3f}" == "nan"
+    def chapter() -> None:
+        study = Study("s", "mini")
+        study.record(**ROW | {"value": None, "ci": None, "reason": "none"})
+        study.quote("acc", metric="accuracy")
+
+    found = glued(executed(tmp_path / "a.ipynb", chapter))
+    assert f"{float(found['acc']):.3f}" == "nan" and found["acc.text"] == "'not available (none)'"
+
+
+@pytest.mark.parametrize(
+    ("columns", "problem"),
+    [
+        ({"metric": "acuracy"}, "selects 0 rows of s, not one; metric is one of: accuracy"),
+        ({"metric": "accuracy", "kind": "ViT"}, "kind is one of: "),
+        ({"metric": "accuracy"}, "selects 2 rows of s, not one; they differ in images"),
+    ],
+)
+def test_a_quote_singles_out_one_row(run: Path, columns: dict, problem: str) -> None:
+    study = Study("s", "mini")
+    for images in (5, 6):
+        study.record(**ROW, images=images)
+    with pytest.raises(InputError, match=problem):
+        study.quote("acc", **columns)
+
+
+def test_a_key_is_used_once(run: Path) -> None:
+    study = Study("s", "mini")
+    study.record(**ROW)
+    study.quote("acc", metric="accuracy")
+    for key in ("acc", "acc.text", "measurements"):
+        with pytest.raises(InputError, match="used twice"):
+            study.glue(key, 1)
 
 
 def test_the_notebook_says_where_it_ran(run: Path, tmp_path: Path) -> None:
@@ -174,6 +251,14 @@ def test_a_figure_reaches_the_page_with_alt_text_and_caption(run: Path, tmp_path
     )
     assert outputs[-1].metadata.scrapbook == {"name": "dots", "mime_prefix": ""}
     assert not plt.fignum_exists(fig.number), "an open figure is shown a second time, without alt text"
+
+
+def test_a_figure_of_plots_brings_its_own_alt_text(run: Path, tmp_path: Path) -> None:
+    sheet = image_sheet(np.zeros((3, 4, 4, 3), np.uint8))
+    outputs = executed(tmp_path / "a.ipynb", lambda: Study("s", "mini").figure("sheet", sheet, caption="c"))
+    assert 'alt="3 small images in rows of 3."' in outputs[-1].data["text/html"]
+    with pytest.raises(InputError, match="alt is empty"):
+        Study("s", "mini").figure("plain", plt.figure(), caption="c")
 
 
 @pytest.mark.parametrize("empty", ["caption", "alt"])

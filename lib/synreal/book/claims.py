@@ -12,7 +12,7 @@ import yaml
 from IPython.display import Markdown
 from pydantic import AfterValidator, BaseModel, ConfigDict, model_validator
 
-from synreal.book.study import Measurement, Study, measurement_of, read_results, select
+from synreal.book.study import Measurement, Study, differing, measurement_of, read_results, select
 from synreal.errors import InputError
 
 
@@ -267,13 +267,9 @@ def _select(effect: Effect, results: pd.DataFrame) -> Measurement | None:
     if len(rows) > 1:
         raise InputError(
             f"ledger: {effect.columns} selects {len(rows)} measurements, expected one; "
-            f"they differ in {_differing(rows)}; name that in the claim or render one profile at a time"
+            f"they differ in {differing(rows)}; name that in the claim or render one profile at a time"
         )
     return measurement_of(rows.iloc[0]) if len(rows) else None
-
-
-def _differing(rows: pd.DataFrame) -> str:
-    return ", ".join(column for column in rows if rows[column].nunique(dropna=False) > 1) or "nothing"
 
 
 def judge_claims(study: Study, quote: Sequence[str] = ()) -> pd.DataFrame:

@@ -138,7 +138,7 @@ def dots_in_words(frame: pd.DataFrame, parts: Sequence[str], reference: float | 
 
     frame: the columns `parts`, which name a dot, value, ci_low and ci_high.
     """
-    known = frame.dropna(subset=["value"])
+    known = frame.dropna(subset=["value"]).reset_index(drop=True)
     if known.empty:
         return "Dots with error bars; no value is known."
     ends = [known.loc[known["value"].idxmin()], known.loc[known["value"].idxmax()]]
@@ -282,6 +282,7 @@ def curves(
 
 
 def _curves_in_words(frame: pd.DataFrame, x: str, parts: list[str]) -> str:
+    frame = frame.reset_index(drop=True)  # the lines of several tables may share their index
     last = frame.loc[frame.groupby(parts, sort=False)[x].idxmax()]
     ends = [f"{', '.join(str(row[p]) for p in parts)} at {row['value']:.3f}" for _, row in last.iterrows()]
     return f"Lines over {x.replace('_', ' ')} that end: {'; '.join(ends)}."

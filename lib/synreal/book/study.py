@@ -7,7 +7,7 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -263,7 +263,9 @@ class Study:
         table = measurements_table(list(self._rows.values()))
         chosen = select(table, columns)
         if len(chosen) != 1:
-            raise InputError(f"quote {key!r}: {columns} selects {len(chosen)} rows of {self.name}, not one")
+            there_is = f"they differ in {differing(chosen)}" if len(chosen) else choices(table, columns)
+            found = f"{columns} selects {len(chosen)} rows of {self.name}, not one"
+            raise InputError(f"quote {key!r}: {found}; {there_is}")
         row = measurement_of(chosen.iloc[0])
         missing = float("nan")  # formats like a number, so {glue:text}`key:.3f` still renders
         publish_hidden(self._new_key(key), missing if row.value is None else row.value)
@@ -305,7 +307,7 @@ class Study:
 
     def _new_key(self, key: str) -> str:
         if key in self._keys:
-            raise InputError(f"study {self.name}: key {key!r} is used twice; give each record its own glue=")
+            raise InputError(f"study {self.name}: key {key!r} is used twice; choose another")
         self._keys.add(key)
         return key
 
@@ -339,6 +341,17 @@ def select(table: pd.DataFrame, columns: Mapping[str, str | int | float]) -> pd.
     for name, value in columns.items():
         keep &= (table[name] == value) if name in table else False
     return table[keep]
+
+
+def differing(rows: pd.DataFrame) -> str:
+    """The names of the columns in which lines differ, for messages."""
+    return ", ".join(column for column in rows if rows[column].nunique(dropna=False) > 1) or "nothing"
+
+
+def choices(table: pd.DataFrame, columns: Iterable[str]) -> str:
+    """What a table holds in these columns, for messages."""
+    known = {name: table[name].dropna().unique() if name in table else [] for name in columns}
+    return "; ".join(f"{name} is one of: {', '.join(map(str, known[name]))}" for name in known)
 
 
 def read_results(folder: Path) -> pd.DataFrame:
