@@ -301,8 +301,8 @@ class RunFolder:
 
 # Executes notebooks into a run folder: a strict layer over papermill.
 #
-# Everything a user can get wrong is checked before the first cell runs. The kernel is always this interpreter,
-# started in the repository root, with `SYNREAL_RUN_DIR` naming the run folder.
+# Everything a user can get wrong is checked before the first cell runs. The kernel is always this
+# interpreter, started in the repository root, with `SYNREAL_RUN_DIR` naming the run folder.
 
 
 # Tags of the cells that papermill adds: they are not cells of the notebook, so they are not counted.
