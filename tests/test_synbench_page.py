@@ -13,11 +13,11 @@ from synreal.book.plots import (
     boxes_in_words,
     confusion_maps,
     confusions_in_words,
-    p_value,
     quantile_boxes,
     worst_cases,
 )
 from synreal.book.synbench_report import synbench
+from synreal.book.tables import p_value
 from synreal.data.decode import from_arrays
 from synreal.data.hierarchy import SCENES_HIERARCHY, Hierarchy
 from synreal.data.imageset import UnreadableImages
@@ -154,13 +154,15 @@ def test_the_page_shows_each_measure(report):
     words = [image["alt"] for image in page.all("img")]
     groups = [text for text in words if text.startswith("Heat maps of")]
     assert [text.split(".")[0] for text in groups] == ["Heat maps of tops"]  # all others are alone
-    [shares] = [text for text in words if text.startswith("Shares by coarse group")]
-    assert "tops, judged as labelled, real: 0." in shares and "tops, judged as labelled, <dull>" in shares
-    [sheet] = [text for text in words if "takes for another class" in text]
+    [shares] = [text for text in words if "dots with error bars" in text]
+    assert shares.startswith("4 dots") and "judged as labelled, tops, <dull> & confused at 0." in shares
+    [sheet] = [text for text in words if "seen:" in text]
     assert sheet.count("seen:") == 20
-    [boxes] = [text for text in words if text.startswith("Box plots of brightness")]
+    [boxes] = [text for text in words if text.startswith("Boxes of brightness (L*)")]
     assert "real: median" in boxes
-    assert any(text.startswith("Images with the lowest and the highest brightness") for text in words)
+    [ends] = [text for text in words if text.startswith("A row of images") and text != sheet]
+    assert "real: " in ends and "<dull> & confused: " in ends
+    assert "The lowest and the highest brightness of each set" in page.text
     for caption in ("At a glance", "Corrected for the judge's own errors", "Class by class", "Coarse groups"):
         assert caption in page.text
 

@@ -381,7 +381,8 @@ def confusion_maps(counts: Mapping[str, pd.DataFrame], *, title: str = "") -> Fi
         axes.set(title=name, xlabel="the judge sees", ylabel="")
         axes.tick_params(axis="x", rotation=45)
     fig.suptitle(title, fontsize=11)
-    return _closed(fig, f"Heat maps. {confusions_in_words(counts)}.")
+    of = f" of {title}" if title else ""
+    return _closed(fig, f"Heat maps{of}. {confusions_in_words(counts)}.")
 
 
 def confusions_in_words(counts: Mapping[str, pd.DataFrame]) -> str:
@@ -434,8 +435,10 @@ def worst_cases(rows: Mapping[str, Sequence[Captioned]], *, title: str = "") -> 
             _place(axes, image, words, column, number * height, size)
     axes.set(xlim=(-1.5, columns), ylim=(len(rows) * height, 0), aspect="equal", title=title)
     axes.set_axis_off()
-    counts = ", ".join(f"{len(row)} of {name}" for name, row in rows.items())
-    return _closed(fig, f"A row of images for each set, with what was measured under each: {counts}.")
+    said = "; ".join(
+        f"{name}: {', '.join(' '.join(w.split()) for _, w in row)}" for name, row in rows.items()
+    )
+    return _closed(fig, f"A row of images for each set, with these words below them. {said}.")
 
 
 def _place(axes: Axes, image: Image.Image, words: str, left: float, top: float, points: float) -> None:

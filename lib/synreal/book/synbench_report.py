@@ -17,16 +17,8 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from synreal.book import plots
-from synreal.book.plots import (
-    PALETTE,
-    boxes_in_words,
-    confusion_maps,
-    confusions_in_words,
-    forest,
-    quantile_boxes,
-    worst_cases,
-)
-from synreal.book.tables import p_value
+from synreal.book.plots import PALETTE, Captioned, confusion_maps, forest, quantile_boxes, worst_cases
+from synreal.book.tables import estimates, p_value
 from synreal.data.hierarchy import Hierarchy
 from synreal.data.imageset import class_names
 from synreal.data.worlds import World
@@ -44,7 +36,7 @@ from synreal.synbench.compare import (
     check_worlds,
     compare_all,
     compare_by_class,
-    extremes,
+    ends,
     measure_all,
     pictures,
     statistics_of,
@@ -63,6 +55,7 @@ from synreal.synbench.correction import (
 from synreal.synbench.measures import YES_NO, Measure
 
 CLASS_STATISTICS = ("proportion_difference", "mean_difference", "range_ratio", CORRECTED[0])
+FORM = ".3g"  # of numbers
 
 
 def heading(measure: Measure) -> str:
@@ -71,14 +64,25 @@ def heading(measure: Measure) -> str:
 
 def overview(table: pd.DataFrame, measures: Sequence[Measure]) -> pd.DataFrame:
     """One row per set and measure, in words: real, synthetic, difference, range, p."""
+    named = {measure.name: measure for measure in measures}
     whole = table[table["group"] == ALL].set_index("statistic")
-    rows = []
-    for name in table["synthetic"].unique():
-        for measure in measures:
-            own = whole[(whole["synthetic"] == name) & (whole["measure"] == measure.name)]
-            if len(own):
-                rows.append({"set": name, "measure": heading(measure), **_overview(own, measure)})
+    rows = [
+        {"set": name, "measure": heading(named[measure]), **_overview(own, named[measure])}
+        for (name, measure), own in whole.groupby(["synthetic", "measure"], sort=False)
+    ]
     return pd.DataFrame(rows)
+
+
+def _overview(own: pd.DataFrame, measure: Measure) -> dict[str, str]:
+    kind, main = ("proportion", MAIN[0]) if measure.unit == YES_NO else ("mean", MAIN[1])
+    words = estimates(own, FORM)
+    return {
+        "real": f"{own.loc[f'{kind}_real', 'value']:{FORM}}",
+        "synthetic": f"{own.loc[f'{kind}_synthetic', 'value']:{FORM}}",
+        "difference (95 % interval)": words[f"{kind}_difference"],
+        "range, times real": words.get("range_ratio", ""),
+        "p (Holm)": p_value(own.loc[main, "p_holm"]),
+    }
 
 
 def tables(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -99,7 +103,7 @@ def _in_words(rows: pd.DataFrame) -> pd.DataFrame:
         "set": rows["synthetic"],
         "group": rows["group"],
         "statistic": rows["statistic"].str.replace("_", " "),
-        "value (95 % interval)": [_estimate(row) for _, row in rows.iterrows()],
+        "value (95 % interval)": estimates(rows, FORM),
         "p (Holm)": rows["p_holm"].map(p_value),
         "n real": rows["n_real"].map("{:,.0f}".format),
         "n synthetic": rows["n_synthetic"].map("{:,.0f}".format),
@@ -107,24 +111,6 @@ def _in_words(rows: pd.DataFrame) -> pd.DataFrame:
     }
     frame = pd.DataFrame(shown)
     return frame.drop(columns="group") if (rows["group"] == ALL).all() else frame
-
-
-def _overview(own: pd.DataFrame, measure: Measure) -> dict[str, str]:
-    kind = "proportion" if measure.unit == YES_NO else "mean"
-    p = own.loc[own.index.isin(MAIN), "p_holm"].iloc[0]
-    return {
-        "real": f"{own.loc[f'{kind}_real', 'value']:.3g}",
-        "synthetic": f"{own.loc[f'{kind}_synthetic', 'value']:.3g}",
-        "difference (95 % interval)": _estimate(own.loc[f"{kind}_difference"]),
-        "range, times real": _estimate(own.loc["range_ratio"]) if "range_ratio" in own.index else "",
-        "p (Holm)": p_value(p),
-    }
-
-
-def _estimate(row: pd.Series) -> str:
-    if pd.isna(row["ci_low"]):
-        return f"{row['value']:.3g}" if pd.notna(row["value"]) else ""
-    return f"{row['value']:.3g} ({row['ci_low']:.3g} to {row['ci_high']:.3g})"
 
 
 # What the SynBench page shows of each measure: figures with their words, and tables.
@@ -149,13 +135,14 @@ class Picture:
     caption: str
 
     @classmethod
-    def of(cls, figure: Figure, alt: str, caption: str) -> Self:
+    def of(cls, figure: Figure, caption: str) -> Self:
         for text in figure.findobj(lambda artist: isinstance(artist, Text) and "$" in artist.get_text()):
             text.set_wrap(False)  # type: ignore[attr-defined]  # or it is measured as a formula, even so
         stream = io.BytesIO()
         figure.savefig(stream, format="png", bbox_inches="tight")
         width = int.from_bytes(stream.getvalue()[16:20], "big") * DOTS_PER_INCH / figure.dpi
-        return cls(base64.b64encode(stream.getvalue()).decode(), round(width), alt, caption)
+        image = base64.b64encode(stream.getvalue()).decode()
+        return cls(image, round(width), str(figure.get_label()), caption)
 
 
 @dataclass(frozen=True)
@@ -175,16 +162,18 @@ def section(
     judged: Mapping[str, Predictions] | None,
     seed: int,
 ) -> Section:
-    """table: of `numbers.all_numbers`. judged: the judge's answers by set, where the measure is a judge's."""
+    """table: of `all_numbers`. judged: the judge's answers by set, where the measure is a judge's."""
     sets = {REAL: real} | {part.name: part for part in synthetic}
     sets = {name: part for name, part in sets.items() if measure.name in part.values}
     rows = table[table["measure"] == measure.name]
     found = [] if measure.unit == YES_NO else _boxes(measure, sets)
     if judged:
         answered = {name: judged[part.name] for name, part in sets.items()}
-        found += _coarse_groups(rows, real, answered) + _disagreements(sets, answered)
+        caption = "Where the judge is surest of another class: the label, the class seen, and its confidence."
+        found += _coarse_groups(rows, real, answered) + _sheet(_disagreements(sets, answered), caption)
     else:
-        found += _ends(measure, sets, seed)
+        caption = f"The lowest and the highest {measure.name} of each set, the value below each image."
+        found += _sheet(ends(sets, measure.name, ENDS, seed), caption)
     return Section(heading(measure), found, tables(rows))
 
 
@@ -193,51 +182,23 @@ def _boxes(measure: Measure, sets: Mapping[str, Measured]) -> list[Picture]:
     values = {name: series for name, series in values.items() if series.notna().any()}
     if REAL not in values:
         return []
-    return [
-        Picture.of(
-            quantile_boxes(values, xlabel=heading(measure)),
-            f"Box plots of {measure.name}. {boxes_in_words(values)}.",
-            "Boxes from 25 to 75 %, whiskers at 5 and 95 %; dotted: the real whiskers.",
-        )
-    ]
+    caption = "Boxes from 25 to 75 %, whiskers at 5 and 95 %; dotted: the real whiskers."
+    return [Picture.of(quantile_boxes(values, xlabel=heading(measure)), caption)]
 
 
-def _ends(measure: Measure, sets: Mapping[str, Measured], seed: int) -> list[Picture]:
-    rows = {}
-    for name, part in sets.items():
-        found = extremes(part, measure.name, ENDS, seed)
-        words = found["value"].map("{:.3g}".format)
-        rows[name] = list(zip(pictures(part, found["row"]), words, strict=True))
-    if not any(rows.values()):
-        return []
-    shown = "; ".join(f"{name}: {', '.join(words for _, words in row)}" for name, row in rows.items())
-    return [
-        Picture.of(
-            worst_cases(rows),
-            f"Images with the lowest and the highest {measure.name} of each set. {shown}.",
-            f"The lowest and the highest {measure.name} of each set, the value below each image.",
-        )
-    ]
+def _sheet(rows: Mapping[str, Sequence[Captioned]], caption: str) -> list[Picture]:
+    return [Picture.of(worst_cases(rows), caption)] if any(rows.values()) else []
 
 
-def _disagreements(sets: Mapping[str, Measured], answered: Mapping[str, Predictions]) -> list[Picture]:
+def _disagreements(
+    sets: Mapping[str, Measured], answered: Mapping[str, Predictions]
+) -> dict[str, list[Captioned]]:
     rows = {}
     for name, part in sets.items():
         wrong = disagreements(answered[name], 2 * ENDS)
         words = wrong["label"] + "\nseen: " + wrong["judged"] + wrong["confidence"].map("\n{:.2f}".format)
         rows[name] = list(zip(pictures(part, wrong["row"]), words, strict=True))
-    if not any(rows.values()):
-        return []
-    shown = "; ".join(
-        f"{name}: {', '.join(' '.join(words.split()) for _, words in row)}" for name, row in rows.items()
-    )
-    return [
-        Picture.of(
-            worst_cases(rows),
-            f"Images that the judge takes for another class than their label. {shown}.",
-            "Where the judge is surest of another class: the label, the class seen, and its confidence.",
-        )
-    ]
+    return rows
 
 
 def _coarse_groups(rows: pd.DataFrame, real: Measured, answered: Mapping[str, Predictions]) -> list[Picture]:
@@ -250,44 +211,29 @@ def _coarse_groups(rows: pd.DataFrame, real: Measured, answered: Mapping[str, Pr
         own = rows[(rows["synthetic"] == name) & rows["group"].isin(list(confusions[REAL]))]
         fall = own[own["statistic"] == "unrestricted_consistency_difference"].sort_values("value")
         worst = fall["group"].head(GROUPS).to_list()
-        found += [_forest(own[own["group"].isin(worst)], name)] if worst else []
-        found += [
-            _confusion({REAL: confusions[REAL][group], name: confusions[name][group]}, group)
-            for group in worst
-        ]
+        found += [_shares(own[own["group"].isin(worst)], name)] if worst else []
+        for group in worst:
+            maps = confusion_maps({key: confusions[key][group] for key in (REAL, name)}, title=group)
+            caption = f"Who is taken for whom among {group}: shares of the images of each label."
+            found.append(Picture.of(maps, caption))
     return found
 
 
-def _forest(rows: pd.DataFrame, name: str) -> Picture:
+def _shares(rows: pd.DataFrame, name: str) -> Picture:
     parts = [
-        rows[rows["statistic"] == f"{metric}_{side}"].assign(
-            panel=panel, set=shown, n=lambda t, side=side: t[f"n_{side}"]
-        )
+        rows[rows["statistic"] == f"{metric}_{side}"].assign(panel=panel, set=shown, n=rows[f"n_{side}"])
         for metric, panel in PANELS.items()
         for side, shown in zip(SIDES, (REAL, name), strict=True)
     ]
-    frame = pd.concat(parts)
     palette = {REAL: PALETTE["real"], name: PALETTE["synthetic"]}
-    words = "; ".join(
-        f"{row.group}, {' '.join(row.panel.split())}, {row.set}: {row.value:.2f}"
-        for row in frame.itertuples()
-    )
+    figure = forest(
+        pd.concat(parts), group="group", hue="set", panel="panel", xlabel="share of images", palette=palette,
+        reference=None,
+    )  # fmt: skip
     return Picture.of(
-        forest(
-            frame, group="group", hue="set", panel="panel", xlabel="share of images", palette=palette,
-            reference=None,
-        ),
-        f"Shares by coarse group with 95 % intervals. {words}.",
+        figure,
         f"The coarse groups of {name} that lose most, 95 % intervals; the judge answers among the classes "
         "of the sets.",
-    )  # fmt: skip
-
-
-def _confusion(counts: Mapping[str, pd.DataFrame], group: str) -> Picture:
-    return Picture.of(
-        confusion_maps(counts, title=group),
-        f"Heat maps of {group}. {confusions_in_words(counts)}.",
-        f"Who is taken for whom among {group}: shares of the images of each label.",
     )
 
 
@@ -309,7 +255,7 @@ def all_numbers(
     """One row per synthetic set, measure, statistic and group: the columns of `compare_all`, and `group`.
 
     group: "all" for the rows of `compare_all`; a class for those of `compare_by_class`; for those of
-    `fine_grained` a coarse group or a class. judged: by measure and set, the answers of `grained.answers`.
+    `fine_grained` a coarse group or a class. judged: by measure and set, the answers of `correction.answers`.
     """
     tables = [compare_all(real, synthetic, measures, draws, seed).assign(group=ALL)]
     for other in synthetic:
@@ -317,14 +263,11 @@ def all_numbers(
             classes = compare_by_class(real, other, measure, min(draws, CLASS_DRAWS), seed)
             parts = [classes.rename(columns={"class": "group"})]
             if answers := judged.get(measure.name):
-                pair, clusters = (answers[real.name], answers[other.name]), _clusters(real, other)
+                pair = answers[real.name], answers[other.name]
+                clusters = real.world.clusters, other.world.clusters
                 parts.append(fine_grained(*pair, real.world.hierarchy, clusters, draws, seed))
             tables += [part.assign(synthetic=other.name, measure=measure.name) for part in parts]
     return pd.concat(tables, ignore_index=True)[TIDY]
-
-
-def _clusters(real: Measured, synthetic: Measured) -> tuple[pd.Series | None, pd.Series | None]:
-    return real.world.clusters, synthetic.world.clusters
 
 
 # SynBench as a tool: one page, its numbers as files, and a verdict for somebody's continuous integration.

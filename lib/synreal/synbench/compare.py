@@ -44,11 +44,12 @@ class Measured:
         return self.world.name
 
 
-def measure_all(world: World, measures: Sequence[Measure]) -> Measured:
+def measure_all(world: World, measures: Sequence[Measure], strict: bool = False) -> Measured:
     """Every measure's values on the images of `world`, each computed at most once.
 
     A measure that fails is named in `failures`, and the others go on: nothing that was measured is lost.
     Values with images that a judge left unanswered are measured again the next time.
+    strict: raise InputError at the end when a measure failed, for whoever needs all of them.
     """
     ids = pd.Index(world.images["id"][:], name="id")
     names = np.array(class_names(world.images))
@@ -61,6 +62,11 @@ def measure_all(world: World, measures: Sequence[Measure]) -> Measured:
             columns[measure.name] = _values(measure, world, content).reindex(ids)
         except Exception as error:  # noqa: BLE001  whatever happened to one measure, the others are taken
             failures[measure.name] = f"{type(error).__name__}: {error}"
+    if strict and failures:
+        reasons = "; ".join(f"{name}: {why}" for name, why in failures.items())
+        raise InputError(
+            f"{world.name}: {len(failures)} measures failed: {reasons}. The others are kept; run again"
+        )
     return Measured(world, pd.DataFrame(columns, index=ids), labels, failures)
 
 
@@ -343,3 +349,14 @@ def extremes(measured: Measured, measure: str, count: int = 8, seed: int = 0) ->
 def pictures(measured: Measured, rows: pd.Series) -> list[Image.Image]:
     """The RGB images at these places of the set."""
     return [to_rgb(image) for image in measured.world.images.select(rows.to_list())["image"]]
+
+
+def ends(
+    sets: Mapping[str, Measured], measure: str, count: int = 5, seed: int = 0
+) -> dict[str, list[tuple[Image.Image, str]]]:
+    """By set, the pictures of its `extremes`, each with its value in words."""
+    rows = {name: extremes(part, measure, count, seed) for name, part in sets.items()}
+    return {
+        name: list(zip(pictures(sets[name], found["row"]), found["value"].map("{:.3g}".format), strict=True))
+        for name, found in rows.items()
+    }

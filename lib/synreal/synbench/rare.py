@@ -37,11 +37,7 @@ def rare_values(world: World, detector: str, device: str = "cpu") -> pd.DataFram
     Raises InputError when the detector cannot be loaded, and when a measure fails.
     """
     measures = open_measures(class_names(world.images), detector=detector, device=device)
-    found = measure_all(world, measures)
-    if found.failures:
-        reasons = "; ".join(f"{name}: {why}" for name, why in found.failures.items())
-        raise InputError(f"{world.name}: {reasons}; rare images cannot be chosen without these measures")
-    return found.values
+    return measure_all(world, measures, strict=True).values
 
 
 def rare_images(images: Dataset, values: pd.Series, rare: Rare, budget: int, seed: int = 0) -> Dataset:
