@@ -15,7 +15,7 @@ from synreal.book.classifier_views import (
     table_of_models,
 )
 from synreal.book.classifiers import record_gap_differences, record_models, record_pairs
-from synreal.book.study import Study, read_pairs, read_results
+from synreal.book.study import Study, read_results
 from synreal.data.hierarchy import SCENES_HIERARCHY
 from synreal.data.sprites import CLASS_NAMES
 from synreal.data.worlds import World
@@ -23,6 +23,7 @@ from synreal.errors import InputError
 from synreal.evaluate import Predictions, relative_accuracy
 from synreal.evaluate.metrics import correct
 from synreal.models import Card
+from synreal.models.card import read_pairs
 
 N = 600
 LABELS = np.arange(N) % 10

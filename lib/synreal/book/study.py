@@ -6,7 +6,6 @@ import io
 import json
 import math
 import os
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,7 +20,6 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from synreal.errors import InputError
-from synreal.models import load_card
 from synreal.paths import repository_root
 
 if TYPE_CHECKING:
@@ -90,32 +88,6 @@ def _outputs(notebook: Path) -> list[nbformat.NotebookNode]:
 def _publish(bundle: dict[str, str], metadata: dict[str, Any]) -> None:
     if get_ipython() is not None:  # outside Jupyter there is no page to write to
         display(bundle, metadata=metadata, raw=True)
-
-
-# Pairs of checkpoints, the real one first, as the parameters of chapters name them.
-
-
-def read_pairs(
-    pairs: Mapping[str, Sequence[str]],
-) -> tuple[dict[str, str], dict[str, tuple[str, str]]]:
-    """Each checkpoint by the label that tables give it, and the two labels of each pair.
-
-    A label is the card's role; its name where two cards share the role; and where they share that too, what
-    the parameter says. Raises InputError unless each pair names two checkpoints, and as `load_card`.
-    """
-    for title, pair in pairs.items():
-        if len(pair) != 2 or pair[0] == pair[1]:
-            raise InputError(f"pairs: {title!r} names {list(pair)}, expected a real and a synthetic one")
-    if not pairs:
-        raise InputError("pairs: found none, expected one or more, such as {mine: [real, synthetic]}")
-    names = list(dict.fromkeys(name for pair in pairs.values() for name in pair))
-    cards = {name: load_card(name) for name in names}
-    labels = {name: card.role for name, card in cards.items()}
-    for other in (lambda name: cards[name].name, str):
-        count = Counter(labels.values())
-        labels = {name: label if count[label] == 1 else other(name) for name, label in labels.items()}
-    titled = {title: (labels[real], labels[synthetic]) for title, (real, synthetic) in pairs.items()}
-    return {label: name for name, label in labels.items()}, titled
 
 
 # What a notebook measures: one tidy row per number, in the run folder and, as one block, in the notebook.
