@@ -1,4 +1,4 @@
-"""Chapter 05_text_realtune: the study with the paper's settings on a tiny GPT-2, and what it records."""
+"""Grids of language models, with the paper's settings on a tiny GPT-2, and text metrics."""
 
 from dataclasses import replace
 
@@ -8,12 +8,8 @@ import pandas as pd
 import pytest
 from transformers import GPT2Config
 
-from synreal.book import text_views as views
-from synreal.book.claims import load_claims
-from synreal.book.study import Study, read_results
-from synreal.book.text import CONTRASTS, record_losses, record_texts
 from synreal.errors import InputError
-from synreal.text.gpt2 import gpt2_config, learn_text_tokenizer, load_gpt2, new_gpt2
+from synreal.text.gpt2 import encode, equal_rows, gpt2_config, learn_text_tokenizer, load_gpt2, new_gpt2
 from synreal.text.measures import (
     compare,
     compare_texts,
@@ -23,18 +19,16 @@ from synreal.text.measures import (
     sweep,
     words_of,
 )
-from synreal.text.train import (  # fmt: skip
-    BOTH,
-    MIX,
-    REAL,
-    SEEN,
-    SYN,
-    Plan,
-    Sets,
-    model_names,
-    run_study,
+from synreal.text.train import (
+    LossEstimates,
+    TextModel,
+    TextSets,
+    TextTraining,
+    clusters_by,
+    equal_texts,
+    models_of,
+    run_grid,
     some_of,
-    training_text,
     unseen,
 )
 from synreal.train.recipes import Recipe
@@ -42,6 +36,7 @@ from synreal.train.recipes import Recipe
 WORDS = [
     "ash", "birch", "cedar", "elm", "fir", "hazel", "holly", "larch", "maple", "oak", "pine", "rowan",
 ]  # fmt: skip
+GRID = {"Real": ["SynTune", "RealTune"], "Syn": ["RealTune"], "Both": []}
 
 
 def made_texts(count, seed, words=WORDS):
@@ -54,7 +49,7 @@ def made_texts(count, seed, words=WORDS):
 
 @pytest.fixture(scope="module")
 def sets():
-    return Sets(made_texts(60, 0), made_texts(60, 1, WORDS[:5]), made_texts(12, 2), made_texts(48, 3))
+    return TextSets(made_texts(60, 0), made_texts(60, 1, WORDS[:5]), made_texts(12, 2), made_texts(48, 3))
 
 
 @pytest.fixture(scope="module")
@@ -73,10 +68,22 @@ def folder(tmp_path_factory, tokenizer):
 
 
 @pytest.fixture(scope="module")
-def plan(folder):
-    """The paper's recipe, but for the numbers of steps and texts; bf16 as there."""
-    pretraining = Recipe(12, 4, 1e-2, warmup_steps=1, precision="bf16")
-    return Plan(str(folder), 16, 20, 4, pretraining, replace(pretraining, steps=4), seeds=(0, 1), looks=2)
+def training(folder):
+    """The paper's recipe, but for the numbers of steps; bf16 as there."""
+    recipe = Recipe(12, 4, 1e-2, warmup_steps=1, precision="bf16")
+    return TextTraining(str(folder), 16, recipe, replace(recipe, steps=4), seeds=(0, 1), evaluations=2)
+
+
+@pytest.fixture(scope="module")
+def text_of(sets, tokenizer):
+    def rows(seed):
+        (real, synthetic), later = equal_texts(sets, [20, 4], tokenizer, seed)
+        first = {"Real": real, "Syn": synthetic, "Both": real[:10] + synthetic[10:]}
+        return equal_rows(first, 16, tokenizer) | equal_rows(
+            dict(zip(("RealTune", "SynTune"), later, strict=True)), 16, tokenizer
+        )
+
+    return rows
 
 
 @pytest.fixture(scope="module")
@@ -85,23 +92,22 @@ def work(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def trained(plan, sets, tokenizer, work):
-    return run_study(plan, sets, tokenizer, work)
+def trained(training, text_of, sets, tokenizer, work):
+    return run_grid(training, GRID, text_of, sets, tokenizer, work)
 
 
-@pytest.fixture
-def study(tmp_path, monkeypatch):
-    monkeypatch.setenv("SYNREAL_RUN_DIR", str(tmp_path))
-    return Study("05_text_realtune", "quick")
+def test_real_and_synthetic_text_are_equal_in_amount(sets, tokenizer, text_of):
+    for real, synthetic in equal_texts(sets, [20, 4], tokenizer, 0):
+        assert sum(map(len, real)) == sum(map(len, synthetic)) and len(real) == len(synthetic)
+    rows = text_of(0)
+    assert len(rows["Real"]) == len(rows["Syn"]) == len(rows["Both"])
+    assert len(rows["Real"]) > len(rows["RealTune"]) == len(rows["SynTune"])
+    other = text_of(1)
+    assert rows["Real"].shape != other["Real"].shape or (rows["Real"] != other["Real"]).any()
 
 
-def test_real_and_synthetic_text_are_equal_in_amount(plan, sets, tokenizer):
-    rows = training_text(plan, sets, tokenizer, 0)
-    assert len(rows[REAL]) == len(rows[SYN]) == len(rows[MIX]) > len(rows["RealTune"]) == len(rows["SynTune"])
-    assert len(rows[BOTH]) == len(rows[SYN]) + len(rows["RealTune"])
-    assert (rows[SEEN] == rows[REAL][: len(rows["RealTune"])]).all()
-    other = training_text(plan, sets, tokenizer, 1)
-    assert rows[REAL].shape != other[REAL].shape or (rows[REAL] != other[REAL]).any()
+def never(seed):
+    raise AssertionError("text was drawn before what is wrong was refused")
 
 
 @pytest.mark.parametrize(
@@ -114,18 +120,22 @@ def test_real_and_synthetic_text_are_equal_in_amount(plan, sets, tokenizer):
         ({"method": "lora"}, "method lora: the head of this network is its embedding"),
     ],
 )
-def test_a_plan_that_cannot_be_carried_out_is_refused_before_any_training(
-    plan, sets, tokenizer, tmp_path, change, reason
-):
+def test_settings_that_cannot_be_carried_out_are_refused(training, sets, tokenizer, tmp_path, change, reason):
     with pytest.raises(InputError, match=reason):
-        run_study(replace(plan, **change), sets, tokenizer, tmp_path / "work")
-    assert not (tmp_path / "work").exists()
+        run_grid(replace(training, **change), GRID, never, sets, tokenizer, tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
-def test_too_little_test_text_is_refused_before_any_training(plan, sets, tokenizer, tmp_path):
+def test_a_grid_needs_text_for_each_of_its_names(training, text_of, sets, tokenizer, tmp_path):
+    with pytest.raises(InputError, match=r"grid: no text for \['LongTune'\], found text for .*'Both'"):
+        run_grid(training, {"Real": ["LongTune"]}, text_of, sets, tokenizer, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_too_little_test_text_is_refused_before_any_training(training, sets, tokenizer, tmp_path):
+    few = replace(sets, test=sets.test.select(range(12)))
     with pytest.raises(InputError, match="test text: found 3 clusters, expected 10 or more"):
-        run_study(plan, replace(sets, test=sets.test.select(range(12))), tokenizer, tmp_path / "work")
-    assert not (tmp_path / "work").exists()
+        run_grid(training, GRID, never, few, tokenizer, tmp_path)
 
 
 def test_another_tokenizer_of_the_same_size_is_refused(folder, tokenizer):
@@ -135,78 +145,83 @@ def test_another_tokenizer_of_the_same_size_is_refused(folder, tokenizer):
         gpt2_config(str(folder), other)
 
 
-def test_texts_of_the_comparison_were_never_trained_on(plan, sets):
-    used = np.random.default_rng(0).permutation(60)[:24]
-    rest = unseen(plan, sets.real, 30, "real")
-    assert len(rest) == 30 and not set(rest["id"]) & {f"0-{i}" for i in used}
+def test_texts_of_the_comparison_were_never_trained_on(sets, tokenizer):
+    tuned_on = equal_texts(sets, [20, 4], tokenizer, 0)[1][0]
+    rest = unseen(sets.real, 24, 30, 0, "real")
+    whole = [text.startswith(tokenizer.decode(tuned_on[0])) for text in sets.real["text"]]
+    assert len(rest) == 30 and sets.real["id"][whole.index(True)] not in rest["id"][:]
     with pytest.raises(InputError, match="real: found 60 texts, expected 74 different ones"):
-        unseen(plan, sets.real, 50, "real")
+        unseen(sets.real, 24, 50, 0, "real")
 
 
-def test_text_to_judge_with_is_refused_for_training(plan, sets, tokenizer, work):
+def test_text_to_judge_with_is_refused_for_training(training, sets, tokenizer, work):
     long = "a sentence that is long enough to be known again wherever it may turn up one day"
     tuning = sets.real.add_item({"text": long, "id": "x", "cluster": "x", "source": "x"})
     test = sets.test.add_item({"text": f"Once, {long}.", "id": "y", "cluster": "y", "source": "y"})
     with pytest.raises(InputError, match="the real text and the test text: 1 texts"):
-        run_study(plan, replace(sets, real=tuning, test=test), tokenizer, work)
+        run_grid(training, GRID, never, replace(sets, real=tuning, test=test), tokenizer, work)
+    same = sets.test.remove_columns("cluster").add_column("cluster", sets.test["id"][:])
     with pytest.raises(InputError, match="the validation text and the test text: .* texts"):
-        run_study(plan, replace(sets, validation=sets.test), tokenizer, work)
+        replace(sets, validation=same).check()
 
 
-def test_every_model_is_scored_for_every_seed(trained, plan, sets):
-    assert list(trained.losses) == model_names()
-    assert all(len(by_seed) == len(plan.seeds) for by_seed in trained.losses.values())
-    table = trained.losses[REAL][0]
+def test_a_cluster_may_not_lie_on_both_sides(sets):
+    shared = sets.real.add_item({"text": "Other words.", "id": "z", "cluster": "3/0", "source": "z"})
+    with pytest.raises(InputError, match="the real text and the test text: share 1 clusters, such as '3/0'"):
+        replace(sets, real=shared).check()
+    own = shared.remove_columns("cluster").add_column("cluster", shared["id"][:])
+    replace(sets, real=own).check()  # of ids nothing is known
+
+
+def test_every_model_is_scored_for_every_seed(trained, training):
+    assert list(trained.losses) == models_of(GRID)
+    assert list(map(str, trained.losses)) == [
+        "Real", "Real (SynTune)", "Real (RealTune)", "Syn", "Syn (RealTune)", "Both"
+    ]  # fmt: skip
+    assert all(len(by_seed) == len(training.seeds) for by_seed in trained.losses.values())
+    table = trained.losses[TextModel("Real")][0]
     assert table["texts"].sum() == 48 and len(table) == 12
-    steps = trained.curves.groupby(["model", "seed"])["step"].agg(list)
-    assert set(map(tuple, steps)) == {(0, 2, 4)} and len(steps) == 2 * 6
+    steps = trained.curves.groupby(["pretraining", "tuning", "seed"])["step"].agg(list)
+    assert set(map(tuple, steps)) == {(0, 2, 4)} and len(steps) == 2 * 3
 
 
-def test_a_second_run_trains_nothing(trained, plan, sets, tokenizer, work):
+def test_a_second_run_trains_nothing(trained, training, text_of, sets, tokenizer, work):
     before = {file: file.stat().st_mtime_ns for file in work.rglob("*") if file.is_file()}
-    again = run_study(plan, sets, tokenizer, work)
+    again = run_grid(training, GRID, text_of, sets, tokenizer, work)
     assert {file: file.stat().st_mtime_ns for file in work.rglob("*") if file.is_file()} == before
     pd.testing.assert_frame_equal(again.curves, trained.curves)
 
 
 def test_models_learn_and_tuning_changes_them(trained):
-    mean = {name: np.mean([t["nats"].sum() / t["tokens"].sum() for t in by_seed])
-            for name, by_seed in trained.losses.items()}  # fmt: skip
+    losses = LossEstimates(trained.losses, draws=50)
+    mean = {model: losses.loss(model).value for model in trained.losses}
     assert max(mean.values()) < np.log(290) and len(set(mean.values())) == len(mean)
     folders = trained.folders
-    assert load_gpt2(folders[REAL][0]).config.n_embd == 16
+    assert load_gpt2(folders[TextModel("Real")][0]).config.n_embd == 16
     assert len({folder for by_seed in folders.values() for folder in by_seed}) == 2 * len(folders)
 
 
-def test_what_is_recorded_carries_intervals_n_and_the_ledgers_names(study, trained):
-    alone, effects = record_losses(study, trained, "test", draws=200, seed=0)
-    rows = read_results(study.folder)
-    assert len(rows) == len(alone) + len(effects) == 3 * len(model_names()) + 6 + len(CONTRASTS)
-    assert (rows["n"] == 48).all() and rows["ci_low"].notna().all()
-    wanted = {
-        (c.effect.metric, c.effect.model)
-        for claim in load_claims()
-        if claim.chapter == study.name
-        for c in claim.conditions
-    }
-    assert len(wanted) == 6 and wanted <= set(zip(rows["metric"], rows["model"], strict=True))
-    loss = alone[alone["metric"] == "loss"].set_index("model")["value"]
-    change = effects.set_index("model").loc[f"{SYN} (RealTune)", "value"]
-    assert change == pytest.approx(loss[f"{SYN} (RealTune)"] - loss[SYN], abs=1e-5)
-
-
-def test_tables_and_figures(study, trained):
-    alone, effects = record_losses(study, trained, "test", draws=100, seed=0)
-    table = views.table4(alone)
-    assert list(table.index) == [REAL, SYN, MIX] and list(table) == ["vanilla", "SynTune", "RealTune"]
-    assert table.loc[MIX, "SynTune"] == "" and " to " in table.loc[SYN, "RealTune"]
-    paper = views.beside_paper(alone)
-    assert paper.loc[f"{SYN} (RealTune)", "paper"] == "3.59"
-    assert paper.loc[SYN, f"paper, less {REAL}"] == "1.51" and paper.loc[REAL, f"here, less {REAL}"] == "0.00"
-    assert len(views.effects_table(effects, "loss_gap")) == len(CONTRASTS)
-    assert len(views.losses_figure(alone).axes) == 1 and REAL in views.losses_alt(alone)
-    assert len(views.curves_figure(trained.curves).axes[0].lines) == 6 + 1  # and the line of no change
-    assert f"{SYN} (RealTune) at " in views.curves_alt(trained.curves)
+def test_losses_are_reported_by_a_column_of_the_test_text(sets, trained):
+    domains = ["poem"] * 28 + ["letter"] * 20
+    test = sets.test.add_column("domain", domains)
+    with pytest.raises(InputError, match="test text, domain poem: found 7 clusters, expected 10 or more"):
+        clusters_by(test, "domain")
+    with pytest.raises(InputError, match="test text: no column genre; found .'id', 'cluster'"):
+        clusters_by(test, "genre")
+    halves = sets.test.add_column("half", ["a", "b"] * 24)
+    with pytest.raises(InputError, match="cluster '3/0' has several values of half, expected one"):
+        clusters_by(halves, "half")
+    large = datasets.concatenate_datasets([test, made_texts(80, 4).add_column("domain", ["letter"] * 80)])
+    large = large.filter(lambda row: row["domain"] == "letter")
+    masks = clusters_by(large, "domain")
+    assert list(masks) == ["all", "letter"] and masks["letter"].sum() == 25
+    assert list(clusters_by(sets.test, "")) == ["all"]
+    last = np.arange(12) >= 2
+    estimate = LossEstimates(trained.losses, 50, mask=last)
+    expected = np.mean(
+        [t["nats"][2:].sum() / t["tokens"][2:].sum() for t in trained.losses[TextModel("Syn")]]
+    )
+    assert estimate.texts == 40 and estimate.loss(TextModel("Syn")).value == pytest.approx(expected)
 
 
 def test_measures_on_texts_whose_values_are_known():
@@ -234,24 +249,27 @@ def test_a_known_difference_is_found_and_none_is_not():
     assert same.loc["difference", "ci_low"] < 0 < same.loc["difference", "ci_high"]
 
 
-def test_narrow_text_is_recorded_as_narrow(study, sets, trained, tokenizer):
-    judge = load_gpt2(trained.folders[REAL][0])
-    found = compare_texts(sets.real, sets.synthetic, sets.test, judge, tokenizer, 16, draws=200)
-    recorded = record_texts(study, found, "synthetic", "made", seed=0)
-    assert len(read_results(study.folder)) == len(recorded) == 4 * 7
-    ratio = found[found["statistic"] == "ratio"].set_index("measure")
+def test_narrow_text_is_found_to_be_narrow(sets, trained, tokenizer):
+    judge = load_gpt2(trained.folders[TextModel("Real")][0])
+    table = compare_texts(sets.real, sets.synthetic, sets.test, judge, tokenizer, 16, draws=200)
+    assert len(table) == 4 * 7 and not table["reason"].any()
+    ratio = table[table["statistic"] == "ratio"].set_index("metric")
     assert ratio.loc["coverage", "ci_high"] < 0.6 and ratio.loc["distinct words", "ci_high"] < 1
-    assert "Below real text: coverage of synthetic" in views.texts_alt(recorded)
-    assert len(views.texts_figure(recorded).axes) >= 7
-    assert list(views.texts_table(found)) == ["real", "synthetic", "synthetic to real"]
+
+
+def test_a_ratio_to_nothing_has_a_reason():
+    real, synthetic = np.array([[0.0, 2], [0, 3]]), np.array([[1.0, 2], [0, 3]])
+    table = compare({"repetition": real}, {"repetition": synthetic}, draws=50).set_index("statistic")
+    assert np.isnan(table.loc["ratio", "value"]) and table.loc["ratio", "reason"] == "nothing to divide by"
+    assert table.loc["synthetic", "value"] == 0.2 and table.loc["synthetic", "reason"] == ""
 
 
 def test_a_sweep_draws_each_temperature_once(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("SYNREAL_CACHE", str(tmp_path))
     drawn = sweep(folder, ["ash birch", "elm fir"], [0.5, 1.0], 0.95, seed=0)
-    assert list(drawn) == ["T = 0.5", "T = 1"] and set(drawn["T = 1"]["temperature"]) == {1.0}
+    assert list(drawn) == [0.5, 1.0] and set(drawn[1.0]["temperature"]) == {1.0}
     kept = list((tmp_path / "texts").iterdir())
-    assert len(kept) == 2 and sweep(folder, ["ash birch", "elm fir"], [0.5], 0.95, 0).keys() == {"T = 0.5"}
+    assert len(kept) == 2 and sweep(folder, ["ash birch", "elm fir"], [0.5], 0.95, 0).keys() == {0.5}
 
 
 def test_some_of_a_set_keeps_its_order(sets):

@@ -97,7 +97,7 @@ def test_text_files_are_read_by_paragraph(tmp_path):
     assert alone["text"][:] == ["First paragraph.", "Second."] and alone["cluster"][:] == alone["id"][:]
     (tmp_path / "two.txt").write_text("Third.")
     both = load_texts(str(tmp_path))
-    assert both["cluster"][:] == ["one", "one", "two"]
+    assert both["cluster"][:] == [str(tmp_path / name) for name in ("one", "one", "two")]
 
 
 def test_jsonl_parquet_and_saved_sets_are_read_alike(tmp_path, monkeypatch):

@@ -34,9 +34,9 @@ from synreal.text.gpt2 import (
 from synreal.text.measures import sweep
 from synreal.text.sample import Sampling, continue_texts, first_words, sample_texts
 from synreal.text.train import (
-    Held,
-    Looks,
-    Losses,
+    EvalHook,
+    HeldOutText,
+    LossEstimates,
     held_out,
     losses,
     next_token_loss,
@@ -79,11 +79,9 @@ def rows(tokenizer):
     return training_rows(encode(TEXTS, tokenizer), 8, tokenizer.eos_token_id, "texts")
 
 
-def held(tokenizer, name="test", context=8):
+def held(tokenizer, context=8):
     clusters = [f"house {n // 3}" for n in range(len(TEXTS))]
-    return held_out(
-        name, datasets.Dataset.from_dict({"text": TEXTS, "cluster": clusters}), tokenizer, context
-    )
+    return held_out(datasets.Dataset.from_dict({"text": TEXTS, "cluster": clusters}), tokenizer, context)
 
 
 @given(st.text(max_size=60).filter(lambda text: END not in text))
@@ -162,7 +160,7 @@ def test_pretraining_and_tuning_are_kept_and_repeatable(tmp_path, config, rows, 
     start = pretrained(config, rows, RECIPE, tmp_path)
     assert pretrained(config, rows, RECIPE, tmp_path) == start
     before = (start / "model.safetensors").stat().st_mtime_ns
-    out = tuned(start, rows[:6], "full", RECIPE, tmp_path, Looks(lambda m: {"loss": 1.0}, "one", 3))
+    out = tuned(start, rows[:6], "full", RECIPE, tmp_path, EvalHook(lambda m: {"loss": 1.0}, "one", 3))
     assert pd.read_csv(out / "curve.csv")["step"].tolist() == [0, 3, 6]
     assert (start / "model.safetensors").stat().st_mtime_ns == before
     assert not list(tmp_path.glob("*.training")) and not list(tmp_path.glob("*.partial"))
@@ -178,8 +176,8 @@ def trained_together(work, config, rows):
     tuned(start, rows, "full", RECIPE, work)
     scored(
         start,
-        Held(
-            "test", rows, torch.zeros(len(rows), dtype=torch.long), pd.DataFrame({"texts": [1], "bytes": [1]})
+        HeldOutText(
+            rows, torch.zeros(len(rows), dtype=torch.long), pd.DataFrame({"texts": [1], "bytes": [1]})
         ),
     )
 
@@ -202,7 +200,7 @@ def test_a_curve_is_kept_for_the_text_and_the_steps_it_was_watched_at(tmp_path, 
     start = pretrained(config, rows, RECIPE, tmp_path)
 
     def curve(value, of, every=3):
-        out = tuned(start, rows[:6], "full", RECIPE, tmp_path, Looks(lambda m: {"loss": value}, of, every))
+        out = tuned(start, rows[:6], "full", RECIPE, tmp_path, EvalHook(lambda m: {"loss": value}, of, every))
         return pd.read_csv(out / "curve.csv")
 
     assert set(curve(1.0, "one")["loss"]) == set(curve(2.0, "one")["loss"]) == {1.0}  # kept
@@ -237,7 +235,7 @@ def test_scores_count_every_token_and_byte(tokenizer, config):
     model = new_gpt2(config, 0).eval()
     part = held(tokenizer)
     table = losses(model, part)
-    assert part.texts == len(TEXTS) == table["texts"].sum() and len(table) == 20
+    assert len(TEXTS) == table["texts"].sum() and len(table) == 20
     assert table["tokens"].sum() == sum(map(len, encode(TEXTS, tokenizer))) + len(TEXTS)
     assert table["bytes"].sum() == sum(len(text) + 1 for text in TEXTS)
     one = pack(encode(TEXTS[:3], tokenizer), 8, tokenizer.eos_token_id)
@@ -262,7 +260,7 @@ def tables(nats, seeds=3, clusters=30):
 
 
 def test_intervals_over_clusters_and_seeds():
-    found = Losses({"a": tables(3.0), "b": tables(2.9)}, draws=500)
+    found = LossEstimates({"a": tables(3.0), "b": tables(2.9)}, draws=500)
     loss = found.loss("a")
     expected = np.mean([t["nats"].sum() / 3000 for t in tables(3.0)])
     assert loss.value == pytest.approx(expected) and loss.ci_low < loss.value < loss.ci_high
@@ -278,10 +276,10 @@ def test_intervals_over_clusters_and_seeds():
 def test_seeds_that_differ_widen_an_interval():
     alike = tables(3.0)
     apart = [table.assign(nats=table["nats"] + 5 * seed) for seed, table in enumerate(alike)]
-    narrow, wide = (Losses({"a": made}, draws=200).loss("a") for made in (alike, apart))
+    narrow, wide = (LossEstimates({"a": made}, draws=200).loss("a") for made in (alike, apart))
     assert wide.ci_high - wide.ci_low > 1.5 * (narrow.ci_high - narrow.ci_low)
     with pytest.raises(InputError, match="found 9 clusters, expected 10 or more"):
-        Losses({"a": [table[:9] for table in alike]})
+        LossEstimates({"a": [table[:9] for table in alike]})
 
 
 def test_a_text_depends_on_its_seed_alone(folder):
@@ -323,7 +321,7 @@ def test_another_tokenizer_beside_the_same_weights_is_another_generator(tmp_path
     generator = tmp_path / "generator"
     shutil.copytree(folder, generator)
     prompts = ["The cat", "The dog"]
-    swept = sweep(generator, prompts, [1.0], 0.9, seed=0)["T = 1"]
+    swept = sweep(generator, prompts, [1.0], 0.9, seed=0)[1.0]
     sample_texts(generator, prompts, Sampling(), tmp_path / "kept")
     file = generator / "tokenizer.json"
     table = json.loads(file.read_text())
@@ -332,7 +330,7 @@ def test_another_tokenizer_beside_the_same_weights_is_another_generator(tmp_path
     file.write_text(json.dumps(table))
     with pytest.raises(InputError, match="holds a run made from other inputs: tokenizer "):
         sample_texts(generator, prompts, Sampling(), tmp_path / "kept")
-    again = sweep(generator, prompts, [1.0], 0.9, seed=0)["T = 1"]
+    again = sweep(generator, prompts, [1.0], 0.9, seed=0)[1.0]
     assert len(list((tmp_path / "cache" / "texts").iterdir())) == 2
     swapped = str.maketrans("xy", "yx")
     assert [text.translate(swapped) for text in again["text"]] == swept["text"][:]

@@ -23,7 +23,7 @@ def shipped():
 
 def test_the_generator_predicts_text_it_has_not_seen():
     model, tokenizer = load_with_tokenizer(GENERATOR)
-    part = held_out("C", austen("C").select(range(60)), tokenizer, model.config.n_positions)
+    part = held_out(austen("C").select(range(60)), tokenizer, model.config.n_positions)
     found = losses(model, part)
     assert found["nats"].sum() / found["tokens"].sum() == pytest.approx(3.43, abs=0.15)
 

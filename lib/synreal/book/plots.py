@@ -253,21 +253,22 @@ def distributions(
 
 def curves(
     frame: pd.DataFrame, *, x: str, hue: str, panel: str | None = None, xlabel: str = "", ylabel: str = "",
-    log: bool = False, reference: float | None = None,
+    log: bool = False, reference: float | None = None, palette: Mapping[str, str] | None = None,
 ) -> Figure:  # fmt: skip
     """A line with its interval as a band for each hue, over x; panels side by side.
 
     frame: the columns x, `hue`, `panel`, value, ci_low, ci_high. log: a logarithmic x axis.
+    palette: colours by hue, default `colours`.
     """
     _check(frame, [x, hue, *([panel] if panel else []), "value", "ci_low", "ci_high"])
     titles = list(frame[panel].unique()) if panel else [""]
-    palette = colours([str(name) for name in frame[hue].unique()])
+    shades = dict(palette or colours([str(name) for name in frame[hue].unique()]))
     size = (4.2 * len(titles) if panel else 7.0, 3.4)
     fig, grid = plt.subplots(1, len(titles), figsize=size, sharey=True, squeeze=False)
     for axes, title in zip(grid.flat, titles, strict=True):
         own = frame[frame[panel] == title] if panel else frame
         for place, (name, line) in enumerate(own.sort_values(x).groupby(hue, sort=False)):
-            look = {"color": palette[str(name)], "label": str(name)}
+            look = {"color": shades[str(name)], "label": str(name)}
             marker = MARKERS.get(str(name), FURTHER_MARKERS[place % len(FURTHER_MARKERS)])
             axes.plot(line[x], line["value"], marker=marker, markersize=5, **look)
             axes.fill_between(line[x], line["ci_low"], line["ci_high"], color=look["color"], alpha=0.2)

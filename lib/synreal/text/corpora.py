@@ -232,7 +232,7 @@ def _read_txt(files: list[Path]) -> datasets.Dataset:
             ) from error
         paragraphs = [" ".join(part.split()) for part in re.split(r"\n\s*\n", content)]
         rows += [
-            {"text": text, "id": f"{file.stem}/{number:05d}", "cluster": file.stem}
+            {"text": text, "id": f"{file.stem}/{number:05d}", "cluster": str(file.with_suffix(""))}
             for number, text in enumerate(paragraphs)
             if text
         ]

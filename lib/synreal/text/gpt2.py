@@ -2,7 +2,7 @@
 
 import copy
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +115,16 @@ def training_rows(texts: Sequence[Tokens], context: int, end: int, what: str) ->
             f"{context}; give more text or a smaller context"
         )
     return rows
+
+
+def equal_rows(
+    texts: Mapping[str, Sequence[Tokens]], context: int, tokenizer: PreTrainedTokenizerFast
+) -> dict[str, Tensor]:
+    """`training_rows` of each of several sets by name, as many rows of each."""
+    end = tokenizer.eos_token_id
+    rows = {name: training_rows(part, context, end, name) for name, part in texts.items()}
+    least = min(map(len, rows.values()))
+    return {name: part[:least] for name, part in rows.items()}
 
 
 # GPT-2 networks: made anew from a config, and loaded from a folder, both with their tokenizer.

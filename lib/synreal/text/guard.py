@@ -5,6 +5,8 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 
+from datasets import Dataset
+
 from synreal.errors import InputError
 
 RUN = 13  # words; runs of this length hardly ever agree by chance (as for GPT-3, Brown et al. 2020, app. C)
@@ -40,6 +42,26 @@ def check_disjoint(training: Mapping[str, Sequence[str]], evaluation: Mapping[st
                     f"with {judged}, or the whole of a shorter text; the first is text {shared[0][0]}: "
                     f"{shared[0][1]!r}; take them out, or choose sets of different origin"
                 )
+
+
+def check_apart(training: Mapping[str, Dataset], evaluation: Mapping[str, Dataset]) -> None:
+    """Refuse texts to train on that share a cluster with texts to evaluate on, such as a prompt or a book.
+
+    Only names in a column of the data say so: where a set brings none, its clusters are its ids. Raises
+    InputError that names both sets and a cluster.
+    """
+    for judged, others in evaluation.items():
+        for name, texts in training.items():
+            if shared := sorted(_named_clusters(texts) & _named_clusters(others)):
+                raise InputError(
+                    f"{name} and {judged}: share {len(shared)} clusters, such as {shared[0]!r}; expected "
+                    "none, since texts of one cluster resemble each other; split the sets by cluster"
+                )
+
+
+def _named_clusters(texts: Dataset) -> set[str]:
+    table = texts.select_columns(["cluster", "id"]).to_pandas().astype(str)
+    return set(table["cluster"][table["cluster"] != table["id"]])
 
 
 def units_of(text: str) -> Units:

@@ -1,4 +1,4 @@
-"""What generated text lacks beside written text."""
+"""Text metrics: of a set of generated texts, beside written ones."""
 
 import re
 from collections import Counter
@@ -23,7 +23,7 @@ from synreal.text.train import held_out, losses
 COMMON = 1000  # words; what is rarer is the tail
 COVERAGE = "coverage"
 Words = list[str]
-Parts = Mapping[str, np.ndarray]  # by measure, [texts, 2]: numerators and denominators
+Parts = Mapping[str, np.ndarray]  # by metric, [texts, 2]: numerators and denominators
 
 
 def words_of(texts: Sequence[str]) -> list[Words]:
@@ -42,7 +42,7 @@ def same_amount(first: Sequence[Words], second: Sequence[Words]) -> tuple[Sequen
 
 
 def measure_texts(texts: Sequence[Words], reference: Sequence[Words]) -> Parts:
-    """The measures of a set; its texts are the units.
+    """The metrics of a set; its texts are the units.
 
     - length: words in a text;
     - tail mass: share of words that are not among the COMMON commonest of the reference, other real text;
@@ -77,11 +77,11 @@ def compare(
     draws: int = 2000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """One row per measure: real, synthetic, difference and ratio (synthetic to real), each with its interval.
+    """Four rows per metric: real, synthetic, difference and ratio (synthetic to real), with their intervals.
 
-    Columns measure, statistic, value, n, ci_low, ci_high. `clusters`: of the real texts, a name each, by
-    measure. Real and synthetic texts are drawn apart, except where both are the same reference texts
-    (coverage), which are drawn once.
+    Columns metric, statistic, value, n, ci_low, ci_high, reason (of a missing value). `clusters`: of the real
+    texts, a name each, by metric. Real and synthetic texts are drawn apart, except where both are the same
+    reference texts (coverage), which are drawn once.
     """
     rows = []
     for name in real:
@@ -99,9 +99,10 @@ def compare(
         for statistic, values in sides.items():
             n = counts.get(statistic, min(counts.values()))
             low, high = percentile_interval(values[1:])
-            row = {"measure": name, "statistic": statistic, "value": values[0], "n": n}
+            row = {"metric": name, "statistic": statistic, "value": values[0], "n": n}
             rows.append(row | {"ci_low": min(low, values[0]), "ci_high": max(high, values[0])})
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    return table.assign(reason=np.where(table["value"].isna(), "nothing to divide by", ""))
 
 
 def _ratios(parts: np.ndarray, draws: int, seed: int, codes: np.ndarray | None) -> np.ndarray:
@@ -129,7 +130,7 @@ def _distinct(units: Sequence[Sequence]) -> np.ndarray:
     return _ratio([sum(1 / often[unit] for unit in text) for text in units], map(len, units))
 
 
-# What synthetic text lacks beside real text: all measures of two sets, and a sweep over temperature.
+# All text metrics of two sets, and a sweep over temperature.
 
 
 JUDGED = "judged loss"
@@ -145,7 +146,7 @@ def compare_texts(
     draws: int = 2000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """`measures.compare` of every measure, of as many words of both sets; real texts in clusters.
+    """`compare` of every metric, of as many words of both sets; real texts in clusters.
 
     `reference`: real text of neither set, which says which words are common and which are to be covered.
     `judge`: a language model of real text that is in neither set; the judged loss is in nats per token of
@@ -167,16 +168,14 @@ def compare_texts(
 
 def sweep(
     generator: str | Path, prompts: Sequence[str], temperatures: Sequence[float], top_p: float, seed: int
-) -> dict[str, datasets.Dataset]:
-    """The same prompts at several temperatures, by name ("T = 0.5"); kept in the cache."""
+) -> dict[float, datasets.Dataset]:
+    """The same prompts at several temperatures, by temperature; kept in the cache."""
     sets = {}
     made_by = f"{fingerprint(generator)}-{tokenizer_hash(generator)}"
     for temperature in temperatures:
         sampling = Sampling(temperature, top_p, seed)
         name = f"{made_by}-{digest_of(prompts)}-{temperature:g}-{top_p:g}-{seed}"
-        sets[f"T = {temperature:g}"] = sample_texts(
-            generator, prompts, sampling, cache_dir() / "texts" / name
-        )
+        sets[temperature] = sample_texts(generator, prompts, sampling, cache_dir() / "texts" / name)
     return sets
 
 
@@ -185,4 +184,4 @@ def _judged(
 ) -> np.ndarray:
     """Nats and tokens of each text, [texts, 2], each read by itself."""
     alone = texts.remove_columns("cluster").add_column("cluster", [f"{row}" for row in range(len(texts))])
-    return losses(judge, held_out("judged", alone, tokenizer, context))[["nats", "tokens"]].to_numpy()
+    return losses(judge, held_out(alone, tokenizer, context))[["nats", "tokens"]].to_numpy()

@@ -1,12 +1,12 @@
-"""Training, scoring and tuning of language models: Table 4 of P1."""
+"""Language models trained, tuned and scored on held-out text: the grid of P1's Table 4."""
 
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import datasets
 import numpy as np
@@ -23,6 +23,7 @@ from synreal.evaluate.repeated import Estimate, crossed_estimate
 from synreal.evaluate.resampling import MINIMUM_IMAGES, resampled_sums
 from synreal.text.gpt2 import (
     IGNORED,
+    Tokens,
     cut_alike,
     encode,
     fastest_device,
@@ -32,9 +33,8 @@ from synreal.text.gpt2 import (
     load_gpt2,
     new_gpt2,
     pack,
-    training_rows,
 )
-from synreal.text.guard import check_disjoint
+from synreal.text.guard import check_apart, check_disjoint
 from synreal.train.finetune import Method, Tunable, tune
 from synreal.train.loop import Loss, device_of, fit
 from synreal.train.recipes import Recipe
@@ -64,11 +64,11 @@ def next_token_loss(rows: Tensor) -> Loss:
 
 
 @dataclass(frozen=True)
-class Looks:
-    """What is looked at while a network is tuned."""
+class EvalHook:
+    """What is evaluated while a network is tuned, and how often."""
 
-    watch: Watch
-    of: str  # what `watch` depends on, such as the `digest` of its rows; the kept curve is named after it
+    evaluate: Watch
+    of: str  # what `evaluate` depends on, such as the `digest` of its rows; the curve is named after it
     every: int | None = None  # steps
 
 
@@ -92,21 +92,21 @@ def tuned(
     method: Method,
     recipe: Recipe,
     work: Path,
-    looks: Looks | None = None,
+    hook: EvalHook | None = None,
 ) -> Path:
-    """The folder below `work` of the network in `start` after `tune` on rows; named and kept as `pretrained`.
+    """The folder below `work` of the network in `start` after `tune` on rows, cached as `pretrained`.
 
-    curve.csv in it holds what the looks saw.
+    curve.csv in it holds what the hook found.
     """
     check_method(method, load_gpt2(start).config)
     inputs: dict[str, Any] = {"start": fingerprint(start), "rows": digest(rows), "method": method}
-    inputs |= {"recipe": asdict(recipe), "looks": [looks.of, looks.every] if looks else None}
+    inputs |= {"recipe": asdict(recipe), "looks": [hook.of, hook.every] if hook else None}
     out = work / _name(inputs)
     if not out.exists():
         model = load_gpt2(start)
         tunable = Tunable(model, next_token_loss(rows), len(rows), head_of(model), inputs=inputs)
-        watch, every = (looks.watch, looks.every) if looks else (None, None)
-        done = tune(tunable, method, recipe, _state(out), watch, every)
+        evaluate, every = (hook.evaluate, hook.every) if hook else (None, None)
+        done = tune(tunable, method, recipe, _state(out), evaluate, every)
         _finish(out, model, {"curve.csv": done.curve.to_csv(index=False)})
     return out
 
@@ -157,21 +157,15 @@ AT_ONCE = 8192  # tokens in one batch
 
 
 @dataclass(frozen=True)
-class Held:
+class HeldOutText:
     """Held-out text in rows that never span two clusters."""
 
-    name: str
     rows: Tensor  # [n, context + 1]
     clusters: Tensor  # [n], codes from 0
     size: pd.DataFrame  # one row per cluster: texts, bytes (UTF-8, with one for the end of each text)
 
-    @property
-    def texts(self) -> int:
-        """How many texts there are."""
-        return int(self.size["texts"].sum())
 
-
-def held_out(name: str, texts: datasets.Dataset, tokenizer: PreTrainedTokenizerFast, context: int) -> Held:
+def held_out(texts: datasets.Dataset, tokenizer: PreTrainedTokenizerFast, context: int) -> HeldOutText:
     """The rows of a text set, its clusters one after the other."""
     frame = pd.DataFrame({"tokens": encode(texts["text"], tokenizer), "cluster": texts["cluster"][:]})
     frame["bytes"] = [len(text.encode()) + 1 for text in texts["text"]]
@@ -179,12 +173,12 @@ def held_out(name: str, texts: datasets.Dataset, tokenizer: PreTrainedTokenizerF
     rows = [pack(part["tokens"].tolist(), context, tokenizer.eos_token_id) for part in groups]
     codes = torch.arange(len(rows)).repeat_interleave(torch.tensor([len(part) for part in rows]))
     size = pd.DataFrame([{"texts": len(part), "bytes": part["bytes"].sum()} for part in groups])
-    return Held(name, torch.cat(rows), codes, size)
+    return HeldOutText(torch.cat(rows), codes, size)
 
 
 @torch.no_grad()
-def losses(model: nn.Module, held: Held) -> pd.DataFrame:
-    """One row per cluster: nats (summed over its tokens), tokens, bytes."""
+def losses(model: nn.Module, held: HeldOutText) -> pd.DataFrame:
+    """One row per cluster: nats (summed over its tokens), tokens, texts, bytes."""
     at_once = max(1, AT_ONCE // held.rows.shape[1])
     nats = torch.cat([token_losses(model, part).sum(1).double().cpu() for part in held.rows.split(at_once)])
     tokens = (held.rows[:, 1:] >= 0).sum(1)
@@ -192,14 +186,14 @@ def losses(model: nn.Module, held: Held) -> pd.DataFrame:
     return held.size.assign(nats=sums[0], tokens=sums[1])
 
 
-def mean_loss(model: nn.Module, held: Held) -> float:
+def mean_loss(model: nn.Module, held: HeldOutText) -> float:
     """Nats per token."""
     table = losses(model, held)
     return float(table["nats"].sum() / table["tokens"].sum())
 
 
-def scored(folder: Path, held: Held) -> pd.DataFrame:
-    """`losses` of the network in a folder, kept beside it; of several processes the main one computes."""
+def scored(folder: Path, held: HeldOutText) -> pd.DataFrame:
+    """`losses` of the network in a folder, cached beside it; of several processes the main one computes."""
     file = folder / f"losses-{digest(held.rows)}.parquet"
     if processes().is_main_process and not file.exists():
         partial = file.with_suffix(".partial")
@@ -209,16 +203,39 @@ def scored(folder: Path, held: Held) -> pd.DataFrame:
     return pd.read_parquet(file)
 
 
-def check_clusters(count: int) -> None:
-    """Raises InputError where the test text has too few clusters for an interval."""
+def check_clusters(count: int, what: str = "test text") -> None:
+    """Raises InputError where a text has too few clusters for an interval."""
     if count < MINIMUM_IMAGES:
         raise InputError(
-            f"test text: found {count} clusters, expected {MINIMUM_IMAGES} or more for an interval; give "
+            f"{what}: found {count} clusters, expected {MINIMUM_IMAGES} or more for an interval; give "
             "more texts, or a column cluster that tells what belongs together"
         )
 
 
-class Losses:
+def clusters_by(texts: datasets.Dataset, column: str) -> dict[str, np.ndarray]:
+    """Which clusters of a test text, in the order of `losses`, have each value of a column, such as domain.
+
+    The first entry, "all", has all of them; without a column it is the only one. Raises InputError for a
+    column that is not there, a cluster with several values, and a value with too few clusters.
+    """
+    table = texts.remove_columns("text").to_pandas()
+    if column and column not in table:
+        raise InputError(f"test text: no column {column}; found {list(table)}; name one of them, or none")
+    by_cluster = table.assign(all="all").groupby("cluster", sort=False)[column or "all"]
+    if mixed := [name for name, values in by_cluster if values.nunique(dropna=False) > 1]:
+        raise InputError(
+            f"test text: cluster {mixed[0]!r} has several values of {column}, expected one; texts that "
+            "belong together cannot stand on both sides of a comparison"
+        )
+    values = by_cluster.first().astype(str).to_numpy()
+    masks = {"all": np.full(len(values), True)}
+    masks |= {str(value): values == value for value in dict.fromkeys(values) if column}
+    for value, mask in masks.items():
+        check_clusters(int(mask.sum()), f"test text, {column} {value}" if column else "test text")
+    return masks
+
+
+class LossEstimates:
     """What models of several seeds lose on the same clusters, and intervals of it.
 
     A model's value is the mean over its seeds; see `crossed_estimate`. Clusters are drawn with
@@ -226,33 +243,39 @@ class Losses:
     """
 
     def __init__(
-        self, tables: Mapping[str, Sequence[pd.DataFrame]], draws: int = 2000, seed: int = 0
+        self,
+        tables: Mapping["TextModel", Sequence[pd.DataFrame]],
+        draws: int = 2000,
+        seed: int = 0,
+        mask: np.ndarray | None = None,
     ) -> None:
-        first = next(iter(tables.values()))
-        self.clusters = len(first[0])
+        """tables: `losses` of each model, one for each seed. mask: the clusters to count, by default all."""
+        chosen = slice(None) if mask is None else mask
+        first = next(iter(tables.values()))[0][chosen]
+        self.clusters, self.texts = len(first), int(first["texts"].sum())
         check_clusters(self.clusters)
-        nats = [np.stack([table["nats"] for table in by_seed], 1) for by_seed in tables.values()]
-        columns = np.concatenate([first[0][["tokens", "bytes"]].to_numpy(), *nats], 1)
+        nats = [np.stack([table["nats"][chosen] for table in by_seed], 1) for by_seed in tables.values()]
+        columns = np.concatenate([first[["tokens", "bytes"]].to_numpy(), *nats], 1)
         # row 0 of all that follows is the text itself, the other rows are draws
         sums = np.vstack([columns.sum(0), resampled_sums(columns.astype(np.float32), draws, seed)])
         self.tokens, self.bytes = sums[:, :1], sums[:, 1:2]
         self._nats = dict(zip(tables, np.split(sums[:, 2:], len(tables), axis=1), strict=True))
 
-    def loss(self, model: str) -> Estimate:
+    def loss(self, model: "TextModel") -> Estimate:
         """Nats per token."""
         return self._estimate(self._nats[model] / self.tokens)
 
-    def perplexity(self, model: str) -> Estimate:
+    def perplexity(self, model: "TextModel") -> Estimate:
         """exp of the loss: among how many tokens the model is torn, at an even chance."""
         loss = self.loss(model)
         value, low, high = np.exp([loss.value, loss.ci_low, loss.ci_high]).tolist()
         return Estimate(value, low, high, loss.seeds)
 
-    def bits_per_byte(self, model: str) -> Estimate:
+    def bits_per_byte(self, model: "TextModel") -> Estimate:
         """What a byte of the text costs when it is packed with the model; the same for any tokenizer."""
         return self._estimate(self._nats[model] / self.bytes / np.log(2))
 
-    def difference(self, model: str, other: str) -> Estimate:
+    def difference(self, model: "TextModel", other: "TextModel") -> Estimate:
         """Loss of `model` minus loss of `other`."""
         return self._estimate((self._nats[model] - self._nats[other]) / self.tokens)
 
@@ -261,34 +284,40 @@ class Losses:
         return crossed_estimate(values[0], values[1:].mean(axis=1), self.clusters)
 
 
-# Table 4 of P1: language models pretrained on real or synthetic text, tuned on either, and controls.
+# A grid of language models: each pretrained once per seed, then tuned in several ways.
 
 
-REAL, SYN, MIX, BOTH = "GPT2-Real", "GPT2-Syn", "GPT2-Mix", "GPT2-Syn+Real"
-SEEN = "RealTune, seen text"
-# Which rows each model is tuned on after its pretraining. GPT2-Syn+Real is a control without tuning: it has
-# the real text of RealTune from the start. So is SEEN: real text that GPT2-Real has already learned from.
-TUNINGS: dict[str, tuple[str, ...]] = {
-    REAL: ("SynTune", "RealTune", SEEN),
-    SYN: ("SynTune", "RealTune"),
-    MIX: ("RealTune",),
-    BOTH: (),
-}
+UNTUNED = "none"
+Grid = Mapping[str, Sequence[str]]  # the tunings of each pretraining, by name
+
+
+class TextModel(NamedTuple):
+    """A cell of the grid: what a model was pretrained on, and what it was tuned on after."""
+
+    pretraining: str
+    tuning: str = UNTUNED
+
+    def __str__(self) -> str:
+        """As P1 writes it, such as GPT2-Syn (RealTune)."""
+        return self.pretraining if self.tuning == UNTUNED else f"{self.pretraining} ({self.tuning})"
+
+
+def models_of(grid: Grid) -> list[TextModel]:
+    """Every model of a grid, each pretraining before its tunings."""
+    return [TextModel(base, tuning) for base, tunings in grid.items() for tuning in (UNTUNED, *tunings)]
 
 
 @dataclass(frozen=True)
-class Plan:
+class TextTraining:
     """How large, how long, how often."""
 
     architecture: str  # see `gpt2_config`
     context: int  # tokens that a model sees at once
-    texts: int  # of pretraining, real or synthetic
-    tuning_texts: int
     pretraining: Recipe
     tuning: Recipe
     method: Method = "full"
     seeds: tuple[int, ...] = (0, 1, 2)  # each with its own texts, first weights and order
-    looks: int = 4  # at the validation loss, while a model is tuned
+    evaluations: int = 4  # of the validation loss, while a model is tuned
 
     def check(self, config: GPT2Config) -> None:
         """Raises InputError for what a network of this config cannot do, before any is trained."""
@@ -303,8 +332,8 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Sets:
-    """The text sets of a study."""
+class TextSets:
+    """Text to learn from, to choose settings by, and to judge with."""
 
     real: datasets.Dataset
     synthetic: datasets.Dataset
@@ -313,133 +342,137 @@ class Sets:
 
     def check(self) -> None:
         """Raises InputError when text to learn from, or to choose settings by, is also text to judge with."""
-        training = {"the real text": self.real["text"], "the synthetic text": self.synthetic["text"]}
-        judged = {"the validation text": self.validation["text"], "the test text": self.test["text"]}
-        check_disjoint(training, judged)
-        check_disjoint({"the validation text": self.validation["text"]}, {"the test text": self.test["text"]})
+        training = {"the real text": self.real, "the synthetic text": self.synthetic}
+        validation, test = {"the validation text": self.validation}, {"the test text": self.test}
+        for learned, judged in ((training, validation | test), (validation, test)):
+            check_apart(learned, judged)
+            check_disjoint(_texts_of(learned), _texts_of(judged))
+
+
+def _texts_of(sets: Mapping[str, datasets.Dataset]) -> dict[str, Sequence[str]]:
+    return {name: texts["text"] for name, texts in sets.items()}
 
 
 @dataclass(frozen=True)
-class Trained:
-    """All models of a study: losses on the test text by model (a table per seed), and curves of tuning."""
+class TrainedGrid:
+    """All models of a grid: losses on the test text (a table per seed), and curves of tuning."""
 
-    losses: dict[str, list[pd.DataFrame]]
-    curves: pd.DataFrame  # model, seed, step, loss (on validation text)
-    folders: dict[str, list[Path]]
-
-
-def model_names() -> list[str]:
-    """Every model of the study, as results name it."""
-    return [name for base, tunings in TUNINGS.items() for name in (base, *tuned_names(base, tunings))]
+    losses: dict[TextModel, list[pd.DataFrame]]
+    curves: pd.DataFrame  # pretraining, tuning, seed, step, loss (on validation text)
+    folders: dict[TextModel, list[Path]]
 
 
-def tuned_names(base: str, tunings: Sequence[str]) -> list[str]:
-    """ "GPT2-Syn (RealTune)" and so on."""
-    return [f"{base} ({tuning})" for tuning in tunings]
-
-
-def run_study(
-    plan: Plan, sets: Sets, tokenizer: PreTrainedTokenizerFast, work: Path, workers: int = 1
-) -> Trained:
+def run_grid(
+    training: TextTraining,
+    grid: Grid,
+    text_of: Callable[[int], Mapping[str, Tensor]],
+    sets: TextSets,
+    tokenizer: PreTrainedTokenizerFast,
+    work: Path,
+    workers: int = 1,
+) -> TrainedGrid:
     """Train what is not yet there below `work`, and score it on the test text.
 
-    Real and synthetic text, of pretraining and of tuning, are equal in texts and in tokens. `workers` train
-    families side by side; a script launched as several processes, which train each network together, takes 1.
+    text_of: for a seed, the rows that each pretraining and each tuning learns from, by its name in the grid.
+    A pretraining without tunings gets their steps too, so that it learns as long as the others. `workers`
+    train side by side; a script launched as several processes, which train each network together, takes 1.
     """
     if workers > 1 and processes().num_processes > 1:
         raise InputError(f"workers: found {workers} in a launch of several processes, expected 1")
-    plan.check(gpt2_config(plan.architecture, tokenizer))
+    training.check(gpt2_config(training.architecture, tokenizer))
     sets.check()
-    validation = held_out("validation", sets.validation, tokenizer, plan.context)
-    test = held_out("test", sets.test, tokenizer, plan.context)
+    validation, test = (
+        held_out(texts, tokenizer, training.context) for texts in (sets.validation, sets.test)
+    )
     check_clusters(len(test.size))
-    rows = {seed: training_text(plan, sets, tokenizer, seed) for seed in plan.seeds}
-    jobs = [(seed, base) for base in TUNINGS for seed in plan.seeds]
+    rows = {seed: text_of(seed) for seed in training.seeds}
+    for named in rows.values():
+        _check_named(grid, named)
+    jobs = [(seed, base) for base in grid for seed in training.seeds]
     train = delayed(_train_family)
-    done = side_by_side(workers)(
-        train(plan, base, rows[seed], tokenizer, seed, validation, test, work) for seed, base in jobs
+    families = side_by_side(workers)(
+        train(training, base, grid[base], rows[seed], tokenizer, seed, validation, test, work)
+        for seed, base in jobs
     )
-    losses: dict[str, list[pd.DataFrame]] = {name: [] for name in model_names()}
-    folders: dict[str, list[Path]] = {name: [] for name in model_names()}
-    for family in done:
-        for name, folder in family.items():
-            folders[name].append(folder)
-            losses[name].append(scored(folder, test))
+    folders: dict[TextModel, list[Path]] = {model: [] for model in models_of(grid)}
+    for family in families:
+        for model, folder in family.items():
+            folders[model].append(folder)
+    scores = {model: [scored(folder, test) for folder in by_seed] for model, by_seed in folders.items()}
+    return TrainedGrid(scores, _curves(folders, training.seeds), folders)
+
+
+def _check_named(grid: Grid, rows: Mapping[str, Tensor]) -> None:
+    wanted = {*grid, *(tuning for tunings in grid.values() for tuning in tunings)}
+    if missing := sorted(wanted - rows.keys()):
+        raise InputError(f"grid: no text for {missing}, found text for {sorted(rows)}; name them alike")
+
+
+def _curves(folders: Mapping[TextModel, Sequence[Path]], seeds: Sequence[int]) -> pd.DataFrame:
     curves = [
-        pd.read_csv(folder / "curve.csv").assign(model=name, seed=seed)
-        for name, by_seed in folders.items()
-        for seed, folder in zip(plan.seeds, by_seed, strict=True)
-        if (folder / "curve.csv").exists()
+        pd.read_csv(folder / "curve.csv").assign(**model._asdict(), seed=seed)
+        for model, by_seed in folders.items()
+        for seed, folder in zip(seeds, by_seed, strict=True)
+        if model.tuning != UNTUNED
     ]
-    return Trained(losses, pd.concat(curves, ignore_index=True), folders)
-
-
-def training_text(plan: Plan, sets: Sets, tokenizer: PreTrainedTokenizerFast, seed: int) -> dict[str, Tensor]:
-    """The rows of every pretraining and tuning by name, from texts drawn by the seed."""
-    count, more = plan.texts, plan.tuning_texts
-    real, synthetic = (
-        encode(_draw(part, count + more, seed, name), tokenizer)
-        for part, name in ((sets.real, "the real text"), (sets.synthetic, "the synthetic text"))
-    )
-    first, tuning = cut_alike(real[:count], synthetic[:count]), cut_alike(real[count:], synthetic[count:])
-    half = count // 2
-    named = {
-        REAL: first[0],
-        SYN: first[1],
-        MIX: first[0][:half] + first[1][half:],
-        "RealTune": tuning[0],
-        "SynTune": tuning[1],
-    }
-    rows = {
-        name: training_rows(part, plan.context, tokenizer.eos_token_id, name) for name, part in named.items()
-    }
-    least = min(len(rows[name]) for name in (REAL, SYN, MIX))
-    rows |= {name: rows[name][:least] for name in (REAL, SYN, MIX)}
-    return rows | {
-        BOTH: torch.cat([rows[SYN], rows["RealTune"]]),
-        SEEN: rows[REAL][: len(rows["RealTune"])],
-    }
+    return pd.concat(curves, ignore_index=True) if curves else pd.DataFrame()
 
 
 def _train_family(
-    plan: Plan,
+    training: TextTraining,
     base: str,
+    tunings: Sequence[str],
     rows: Mapping[str, Tensor],
     tokenizer: PreTrainedTokenizerFast,
     seed: int,
-    validation: Held,
-    test: Held,
+    validation: HeldOutText,
+    test: HeldOutText,
     work: Path,
-) -> dict[str, Path]:
-    """A pretrained model and what is tuned from it: folders by name, each scored."""
-    config = gpt2_config(plan.architecture, tokenizer)
-    steps = plan.pretraining.steps + (plan.tuning.steps if base == BOTH else 0)
-    start = pretrained(config, rows[base], replace(plan.pretraining, steps=steps, seed=seed), work)
-    every = max(1, plan.tuning.steps // plan.looks)
-    looks = Looks(lambda m: {"loss": mean_loss(m, validation)}, digest(validation.rows), every)
-    recipe = replace(plan.tuning, seed=seed)
-    folders = {base: start}
-    for tuning, name in zip(TUNINGS[base], tuned_names(base, TUNINGS[base]), strict=True):
-        folders[name] = tuned(start, rows[tuning], plan.method, recipe, work, looks)
+) -> dict[TextModel, Path]:
+    """A pretrained model and what is tuned from it: their folders, each scored."""
+    config = gpt2_config(training.architecture, tokenizer)
+    steps = training.pretraining.steps + (0 if tunings else training.tuning.steps)
+    start = pretrained(config, rows[base], replace(training.pretraining, steps=steps, seed=seed), work)
+    every = max(1, training.tuning.steps // training.evaluations)
+    hook = EvalHook(lambda m: {"loss": mean_loss(m, validation)}, digest(validation.rows), every)
+    recipe = replace(training.tuning, seed=seed)
+    folders = {TextModel(base): start}
+    for tuning in tunings:
+        folder = tuned(start, rows[tuning], training.method, recipe, work, hook)
+        folders[TextModel(base, tuning)] = folder
     for folder in folders.values():
         scored(folder, test)
     return folders
 
 
-def unseen(plan: Plan, texts: datasets.Dataset, count: int, name: str) -> datasets.Dataset:
-    """So many texts of a set that no model of the first seed has seen in training."""
-    used = plan.texts + plan.tuning_texts
-    return texts.select(_order(texts, used + count, plan.seeds[0], name)[used:])
+# Texts drawn from a set, each once.
+
+
+def equal_texts(
+    sets: TextSets, counts: Sequence[int], tokenizer: PreTrainedTokenizerFast, seed: int
+) -> list[tuple[list[Tokens], list[Tokens]]]:
+    """For each count, so many real and so many synthetic texts, with as many tokens in all.
+
+    The seed draws them, and no text stands in two of the lists. Raises InputError where a set has too few.
+    """
+    real, synthetic = (
+        encode(texts.select(_order(texts, sum(counts), seed, name))["text"][:], tokenizer)
+        for texts, name in ((sets.real, "the real text"), (sets.synthetic, "the synthetic text"))
+    )
+    ends = np.cumsum(counts)
+    slices = [slice(end - count, end) for end, count in zip(ends, counts, strict=True)]
+    return [cut_alike(real[chosen], synthetic[chosen]) for chosen in slices]
+
+
+def unseen(texts: datasets.Dataset, used: int, count: int, seed: int, name: str) -> datasets.Dataset:
+    """So many texts of a set behind the first `used`, which `equal_texts` draws for the same seed."""
+    return texts.select(_order(texts, used + count, seed, name)[used:])
 
 
 def some_of(texts: datasets.Dataset, count: int, seed: int) -> datasets.Dataset:
     """So many texts of a set, or all where there are fewer, in the set's order."""
     order = np.random.default_rng(seed).permutation(len(texts))[:count]
     return texts.select(np.sort(order))
-
-
-def _draw(texts: datasets.Dataset, count: int, seed: int, name: str) -> list[str]:
-    return texts.select(_order(texts, count, seed, name))["text"][:]
 
 
 def _order(texts: datasets.Dataset, count: int, seed: int, name: str) -> np.ndarray:
