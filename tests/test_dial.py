@@ -53,6 +53,8 @@ def test_grid_names_each_defect_at_each_dose():
     for doses in ([], [0.0, 1.0]):
         with pytest.raises(InputError, match="0 is always trained"):
             dial_grid(["scale"], doses)
+    with pytest.raises(InputError, match="seeds: found 1, expected 2"):
+        turn_dial(dial_grid(["scale"], [1.0]), 20, 10, 1, np.zeros((1, 32, 32, 3), np.uint8))
     with pytest.raises(InputError, match="clean: found 3, expected 10, one a class"):
         Training(Defects(), 20, 3, 0)
 
@@ -134,8 +136,8 @@ def test_effects_count_seeds_and_photographs():
     assert wider.ci_high - wider.ci_low >= found.ci_high - found.ci_low  # four copies are no new photographs
     nothing = (one - one).estimate(np.arange(400))
     assert nothing.value == 0 and np.isnan(nothing.ci_low)
-    with pytest.raises(InputError, match="seeds: found 1, expected 2"):
-        Effect.of(values[:1], everything, "one").estimate(np.arange(400))
+    with pytest.raises(InputError, match=r"seeds: found \[2, 3\]; expected the same number"):
+        one - Effect.of(values[:2], everything, "two")
     with pytest.raises(InputError, match="rare: found 5 images"):
         Effect.of(values, np.arange(400) < 5, "rare")
 

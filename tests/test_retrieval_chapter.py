@@ -18,12 +18,12 @@ from synreal.data.tasks import Counts, open_task
 from synreal.errors import InputError
 from synreal.evaluate.repeated import (
     Accuracies,
+    Effect,
     accuracies,
     broad_hits,
     fine_hits,
     hits_by_training,
     perturbation_costs,
-    resampled_means,
 )
 from synreal.models.predictions import Predictions
 from synreal.retrieve.corpus import open_corpus
@@ -67,7 +67,7 @@ def found(tasks):
                 key = 1000 * place + 10 * number + seed
                 answers = {reading: made(task, rate, key) for reading in READINGS}
                 runs.append(Adapted(task.name, source, budget, seed, answers))
-    return accuracies(runs, tasks, draws=300)
+    return accuracies(runs, tasks)
 
 
 @pytest.fixture
@@ -105,26 +105,27 @@ def test_a_clear_advantage_is_recorded_as_one(study, found):
 
 def test_the_least_of_several_is_as_uncertain_as_any_that_may_be_it(found):
     """One cell is least and certain, another is nearly as low and wide: the least may be that one."""
-    rng = np.random.default_rng(0)
-    sharp, wide = 0.002 * rng.standard_normal(300), 0.01 + 0.1 * rng.standard_normal(300)
-    cells = Accuracies(found.table, {"a": 0.0, "b": 0.01}, {"a": sharp, "b": wide})
-    one, other = (lambda means, key=key: means[key] for key in "ab")
-    least, largest = (cells.extreme([one, other], largest=end) for end in (False, True))
-    assert least["value"] == 0 and least["ci_low"] < -0.15 and least["ci_high"] < 0.01
-    assert largest["value"] == 0.01 and largest["ci_high"] > 0.15 and largest["ci_low"] > -0.01
+    images, alike = np.zeros(20), np.array([-1e-3, 0.0, 1e-3])
+    cells = {"a": Effect(alike, images, 20), "b": Effect(0.01 + 50 * alike, images, 20)}
+    made = Accuracies(found.table, cells, np.arange(20))
+    one, other = (lambda cells, key=key: cells[key] for key in "ab")
+    least, largest = (made.extreme([one, other], largest=end) for end in (False, True))
+    assert least["value"] == 0 and least["ci_low"] < -0.1 and least["ci_high"] < 0.01
+    assert largest["value"] == pytest.approx(0.01) and largest["ci_high"] > 0.1 and largest["ci_low"] > -0.01
 
 
 def test_tasks_that_share_images_and_trainings_vary_together(tasks):
-    """The same answers asked about twice under two names: their difference is 0 in every draw."""
+    """The same answers asked about twice under two names: their difference is 0, and knows no chance."""
     twin = replace(tasks[0], name="twin")
     both = [
         Adapted(task.name, "retrieved", 40, seed, {r: made(tasks[0], 0.6, seed) for r in READINGS})
         for task in (tasks[0], twin)
         for seed in range(3)
     ]
-    drawn = accuracies(both, [tasks[0], twin], draws=50).drawn
-    one, other = (drawn[name, "probe", "retrieved", 40] for name in ("all classes", "twin"))
-    np.testing.assert_array_equal(one, other)
+    known = accuracies(both, [tasks[0], twin])
+    cells = [(name, "probe", "retrieved", 40) for name in ("all classes", "twin")]
+    effect = known.effect(lambda means: means[cells[0]] - means[cells[1]])
+    assert effect["value"] == 0 and np.isnan(effect["ci_low"])
 
 
 def test_beyond_stands_more_synthetic_against_all_retrieved(study, found):
@@ -180,7 +181,7 @@ def test_fine_and_broad_hits(tasks):
 def test_costs_are_losses_against_unperturbed_images(tasks, study):
     task = tasks[0]
     runs = {s: [made(task, rate, seed) for seed in range(3)] for s, rate in ((0.0, 0.9), (0.8, 0.5))}
-    table = perturbation_costs(runs, SCENES_HIERARCHY, "tops", task.clusters, draws=200)
+    table = perturbation_costs(runs, SCENES_HIERARCHY, "tops", task.clusters)
     chapter.record_costs(study, table, task.name, 0)
     cost = table.set_index(["detail", "strength"])["cost"]
     assert cost["fine", 0.0] == 0 and cost["broad", 0.8] > 0.2
@@ -189,15 +190,9 @@ def test_costs_are_losses_against_unperturbed_images(tasks, study):
     assert "broad at 0.8: +" in views.costs_alt(table) and len(views.costs(table).axes) == 1
 
 
-def test_draws_of_trainings_and_images_widen_with_each(tasks):
-    alike = hits_by_training([made(tasks[0], 0.7, 0)] * 3)
-    unlike = hits_by_training([made(tasks[0], rate, 0) for rate in (0.5, 0.7, 0.9)])
-    spread = {k: v.std() for k, v in resampled_means({"alike": alike, "unlike": unlike}, None, 400).items()}
-    assert spread["alike"] == pytest.approx(np.sqrt(0.7 * 0.3 / 200), rel=0.25)
-    assert spread["unlike"] > 2 * spread["alike"]
-    other = made(tasks[1], 0.7, 0)
+def test_trainings_are_of_the_same_images(tasks):
     with pytest.raises(InputError, match="different images"):
-        hits_by_training([made(tasks[0], 0.7, 0), other])
+        hits_by_training([made(task, 0.7, 0) for task in tasks])
 
 
 def test_sources_are_cleaned_alike_and_planned(tasks, tmp_path, monkeypatch):

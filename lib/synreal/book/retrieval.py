@@ -20,11 +20,10 @@ Study "04_retrieval" records, with `data` the task's name (or "all tasks"), `<re
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import pandas as pd
 
 from synreal.book.study import Study
-from synreal.evaluate.repeated import ALL, Accuracies, CellStatistic
+from synreal.evaluate.repeated import ALL, Accuracies, CellStatistic, mean_effect
 from synreal.evaluate.resampling import with_holm
 from synreal.train.adapt import READINGS
 
@@ -142,7 +141,7 @@ def _difference(task: str, reading: str, one: tuple[str, int], other: tuple[str,
 
 
 def _mean_of(differences: Sequence[CellStatistic]) -> CellStatistic:
-    return lambda means: np.mean([difference(means) for difference in differences], axis=0)
+    return lambda means: mean_effect([difference(means) for difference in differences])
 
 
 def _record(

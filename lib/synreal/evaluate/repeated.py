@@ -2,10 +2,13 @@
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
+from scipy.stats import t
 
 from synreal.data.hierarchy import Hierarchy
 from synreal.data.tasks import Task
@@ -17,29 +20,70 @@ from synreal.evaluate.resampling import (
     Metric,
     Sums,
     Tally,
-    bootstrap_p,
     cluster_codes,
-    crossed_interval,
-    percentile_interval,
     require_images,
     resampled,
-    resampled_sums,
 )
 from synreal.models.predictions import Predictions
 from synreal.train.adapt import READINGS, Adapted
 
 # From the sums of each model, in the order named, to one number, or one number per bootstrap draw.
 Statistic = Callable[..., np.ndarray]
+Number = float | np.ndarray
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over so many seeds with its 95 % interval; bounds are NaN where the draws never vary."""
+    """A mean over so many trainings (`seeds`), its 95 % interval, and the two-sided p value of 0.
+
+    Bounds and p are NaN where nothing varies: nothing is known of chance.
+    """
 
     value: float
     ci_low: float
     ci_high: float
     seeds: int
+    p: float = np.nan
+
+
+# The one interval of the book. A training has its seed (first weights, order, training photographs), a test
+# its photographs; an interval over one of them alone claims too much. The variance of a mean over trainings
+# is that between trainings over their number, plus that between test photographs. The chance of single
+# answers is in both parts, so the interval is a little too wide rather than too narrow.
+
+
+def crossed_interval(
+    value: Number, *parts: tuple[Number, Number], confidence: float = 0.95
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Interval of a value that rests on trainings and test images, and the two-sided p value of 0.
+
+    parts: the variance of the value from each source of chance (its trainings, its test images), with that
+    variance's degrees of freedom. Their sum has Satterthwaite's degrees of freedom, as in studies of several
+    readers and several cases (Hillis 2007). All may be arrays [K]. NaN where nothing varies.
+    """
+    variance = sum(part for part, _ in parts)
+    error = np.where(variance > ROUNDING**2, variance, np.nan) ** 0.5
+    freedom = error**4 / sum(np.square(part) / degrees for part, degrees in parts)
+    half = t.ppf((1 + confidence) / 2, freedom) * error
+    return value - half, value + half, 2 * t.sf(np.abs(value) / error, freedom)
+
+
+def crossed_estimate(values: np.ndarray, images: tuple[float, int], confidence: float = 0.95) -> Estimate:
+    """The mean of `values` [seeds], one of each training, with its interval.
+
+    images: the variance of the mean from the choice of test images, and its degrees of freedom. A single
+    training says nothing of chance between trainings; then the interval is over images alone.
+    """
+    value, seeds = float(values.mean()), len(values)
+    trainings = float(values.var(ddof=1)) / seeds if seeds > 1 else 0.0
+    parts = (trainings, max(seeds - 1, 1)), images
+    low, high, p = (float(end) for end in crossed_interval(value, *parts, confidence=confidence))
+    return Estimate(value, low, high, seeds, p)
+
+
+def drawn_variance(drawn: np.ndarray, units: int) -> tuple[float, int]:
+    """Variance of bootstrap draws [draws] of so many `units`, images or clusters, and degrees of freedom."""
+    return float(np.nanvar(drawn)) if np.isfinite(drawn).any() else 0.0, units - 1
 
 
 @dataclass(frozen=True)
@@ -104,7 +148,7 @@ class Repeated:
         columns = [[self.runs[name][seed % len(self.runs[name])] for name in models] for seed in range(seeds)]
         values = np.array([float(statistic(*(total for total, _ in runs))) for runs in columns])
         drawn = np.mean([statistic(*(draw for _, draw in runs)) for runs in columns], axis=0)
-        return crossed_estimate(values, drawn, self.tally.units)
+        return crossed_estimate(values, drawn_variance(drawn, self.tally.units))
 
     def _seeds(self, models: Sequence[str]) -> int:
         counts = {len(self.runs[name]) for name in models} - {1}
@@ -114,31 +158,8 @@ class Repeated:
         return counts.pop() if counts else 1
 
 
-def crossed_estimate(values: np.ndarray, drawn: np.ndarray, units: int) -> Estimate:
-    """The mean of a statistic over trainings and its `crossed_interval`; NaN bounds where nothing varies.
-
-    values: of each training [seeds]. drawn: the mean in bootstrap draws [draws] of so many `units`, images or
-    clusters.
-    """
-    value, seeds = float(values.mean()), len(values)
-    photographs = float(np.nanvar(drawn)) if np.isfinite(drawn).any() else 0.0
-    trainings = float(values.var(ddof=1)) / seeds if seeds > 1 else 0.0
-    if not np.isfinite(value) or (photographs + trainings) ** 0.5 <= ROUNDING:
-        return Estimate(value, np.nan, np.nan, seeds)
-    low, high, _ = crossed_interval(value, (trainings, max(seeds - 1, 1)), (photographs, units - 1))
-    return Estimate(value, low, high, seeds)
-
-
-# Effects measured by several trainings on the same test images, with both sources of chance.
-#
-# A training has its seed (first weights, order, training photographs), a test its photographs. An interval
-# over one of them alone claims too much. Here the variance of the mean over seeds is the variance between
-# seeds over their number, plus that between test photographs (`crossed_interval`). The chance of single
-# answers is in both parts, so the interval is a little too wide rather than too narrow.
-
-
 class Interval(NamedTuple):
-    """A value with its 95 % interval, the two-sided p value of 0, and the test images behind it."""
+    """An Estimate with the test images behind it."""
 
     value: float
     ci_low: float
@@ -171,33 +192,31 @@ class Effect:
         influence = np.where(chosen, mean - mean[chosen].mean(), 0.0) / n
         return cls(values[:, chosen].mean(axis=1), influence, n)
 
+    def __add__(self, other: "Effect") -> "Effect":
+        seeds = {len(self.per_seed), len(other.per_seed)} - {1}
+        if len(seeds) > 1:
+            raise InputError(f"seeds: found {sorted(seeds)}; expected the same number for each, or one")
+        influence = self.influence + other.influence
+        return Effect(self.per_seed + other.per_seed, influence, min(self.n, other.n))
+
+    def __truediv__(self, number: float) -> "Effect":
+        return Effect(self.per_seed / number, self.influence / number, self.n)
+
     def __sub__(self, other: "Effect") -> "Effect":
-        influence = self.influence - other.influence
-        return Effect(self.per_seed - other.per_seed, influence, min(self.n, other.n))
+        return self + other / -1
 
-    def estimate(self, clusters: np.ndarray) -> Interval:
-        """Mean over seeds and its interval; `clusters`: codes [N] of the photographs that images show.
-
-        Raises InputError for fewer than two seeds.
-        """
-        seeds = len(self.per_seed)
-        if seeds < 2:
-            raise InputError(f"seeds: found {seeds}, expected 2 or more for an interval, better 3")
-        between = self.per_seed.var(ddof=1) / seeds
+    def estimate(self, clusters: np.ndarray, confidence: float = 0.95) -> Interval:
+        """Mean over seeds and its interval; `clusters`: codes [N] of the photographs that images show."""
         moved = np.bincount(clusters, weights=self.influence)
-        units = len(np.unique(clusters[self.influence != 0]))
-        images = units / max(units - 1, 1) * float((moved**2).sum())
-        value = float(self.per_seed.mean())
-        return Interval(
-            value, *crossed_interval(value, (between, seeds - 1), (images, max(units - 1, 1))), self.n
-        )
+        degrees = max(len(np.unique(clusters[self.influence != 0])) - 1, 1)
+        images = float((moved**2).sum()) * (degrees + 1) / degrees
+        found = crossed_estimate(self.per_seed, (images, degrees), confidence)
+        return Interval(found.value, found.ci_low, found.ci_high, found.p, self.n)
 
 
-# Mean accuracy over repeated trainings: both the images and the trainings are a sample.
-#
-# P2 reports mean and one standard deviation over seeds (Fig. 2), which says how much a training varies, but
-# not how well the test images tell the truth. The bootstrap here resamples both (Owen 2007, the pigeonhole
-# bootstrap); its draws serve any function of several means, such as the least of their differences.
+def mean_effect(effects: Sequence[Effect]) -> Effect:
+    """Their mean, seed by seed and photograph by photograph."""
+    return reduce(add, effects) / len(effects)
 
 
 Key = TypeVar("Key", bound=Hashable)
@@ -208,40 +227,32 @@ def hits_by_training(repeats: Sequence[Predictions]) -> pd.DataFrame:
 
     Raises InputError when the trainings answered different images.
     """
-    columns = [correct(predictions).sort_index() for predictions in repeats]
+    return _by_training([correct(predictions) for predictions in repeats])
+
+
+def _by_training(repeats: Sequence[pd.Series]) -> pd.DataFrame:
+    columns = [column.sort_index() for column in repeats]
     if any(not column.index.equals(columns[0].index) for column in columns):
         raise InputError("repeats: the trainings were predicted on different images; predict all on the same")
     return pd.concat(columns, axis=1, keys=range(len(columns)))
 
 
-def resampled_means(
-    hits: Mapping[Key, pd.DataFrame],
-    clusters: pd.Series | None,
-    draws: int = 2000,
-    seed: int = 0,
-    training: Callable[[Key], Hashable] | None = None,
-) -> dict[Key, np.ndarray]:
-    """Mean accuracy in `draws` bootstrap samples, float [draws] by key.
+def hit_effects(
+    hits: Mapping[Key, pd.DataFrame], clusters: pd.Series | None
+) -> tuple[dict[Key, Effect], np.ndarray]:
+    """By key the mean accuracy as an Effect over all images that occur, and the codes of their clusters.
 
-    hits: as `hits_by_training`. A draw is one of all images that occur in them, shared by all keys, so that
-    answers to the same image vary together. clusters: names by image id; whole clusters are drawn.
-    training: what was trained, by key; where it is the same, one draw of trainings serves. Without it each
-    key has trainings of its own. As many are drawn as there are, with replacement.
+    hits: as `hits_by_training`; clusters: names by image id, None where images are independent.
     """
     images = pd.Index(sorted(set().union(*(frame.index for frame in hits.values()))))
-    columns = [
-        np.column_stack([images.isin(frame.index), frame.reindex(images, fill_value=False)])
-        for frame in hits.values()
-    ]
-    sums = resampled_sums(np.hstack(columns).astype(np.float32), draws, seed, cluster_codes(clusters, images))
-    ends = np.cumsum([part.shape[1] for part in columns])[:-1]
-    rng, picked, means = np.random.default_rng([seed, 1]), dict[Hashable, np.ndarray](), {}
-    for key, part in zip(hits, np.split(sums, ends, axis=1), strict=True):
-        shares, same = part[:, 1:] / part[:, :1], training(key) if training else key
-        if same not in picked:
-            picked[same] = rng.integers(0, shares.shape[1], shares.shape)
-        means[key] = np.take_along_axis(shares, picked[same], axis=1).mean(axis=1)
-    return means
+    codes = cluster_codes(clusters, images)
+    effects = {
+        key: Effect.of(
+            frame.reindex(images, fill_value=False).to_numpy(float).T, images.isin(frame.index), str(key)
+        )
+        for key, frame in hits.items()
+    }
+    return effects, np.arange(len(images)) if codes is None else codes
 
 
 # What a generator's artefacts cost: fine-grained and broad accuracy after training on perturbed real images.
@@ -254,8 +265,6 @@ def resampled_means(
 DETAILS = ("fine", "broad")
 COLUMNS = ("detail", "strength", "accuracy", "sd", "cost", "ci_low", "ci_high", "seeds", "n")
 NO_COSTS = pd.DataFrame(columns=list(COLUMNS))  # where nothing was perturbed
-Perturbation = tuple[str, float]  # detail and strength
-Cost = tuple[float, np.ndarray]  # the cost, and [draws] of it
 
 
 def fine_hits(predictions: Predictions, hierarchy: Hierarchy, group: str) -> pd.Series:
@@ -278,81 +287,66 @@ def perturbation_costs(
     hierarchy: Hierarchy,
     group: str,
     clusters: pd.Series | None,
-    draws: int = 2000,
+    draws: int = 0,
     seed: int = 0,
 ) -> pd.DataFrame:
     """One row per detail and strength, with COLUMNS.
 
     runs: predictions by strength, one per training; strength 0 are the unperturbed images. detail: fine,
-    broad, and "fine minus broad". cost: accuracy at strength 0 minus accuracy; its interval resamples images
-    and trainings, the same for both details.
+    broad, and "fine minus broad". cost: accuracy at strength 0 minus accuracy.
     """
     hits = {
-        (detail, strength): _hits(detail, repeats, hierarchy, group)
-        for detail in DETAILS
-        for strength, repeats in runs.items()
+        **{
+            ("fine", at): _by_training([fine_hits(one, hierarchy, group) for one in own])
+            for at, own in runs.items()
+        },
+        **{
+            ("broad", at): _by_training([broad_hits(one, hierarchy) for one in own])
+            for at, own in runs.items()
+        },
     }
-    drawn = resampled_means(hits, clusters, draws, seed, training=lambda key: key[1])
+    effects, codes = hit_effects(hits, clusters)
+    costs = {(detail, at): effects[detail, 0.0] - own for (detail, at), own in effects.items()}
+    costs |= {
+        ("fine minus broad", at): costs["fine", at] - costs["broad", at] for at in sorted(set(runs) - {0.0})
+    }
     rows = []
-    for (detail, strength), (cost, lost) in _costs(hits, drawn).items():
-        own = hits.get((detail, strength))
-        accuracy = {} if own is None else {"accuracy": own.mean().mean(), "sd": own.mean().std()}
-        low, high = percentile_interval(lost)
-        counts = {"seeds": len(runs[strength]), "n": len(hits["fine", strength] if own is None else own)}
-        interval = {"cost": cost, "ci_low": min(low, cost), "ci_high": max(high, cost)}
-        rows.append({"detail": detail, "strength": strength} | accuracy | interval | counts)
+    for (detail, strength), cost in costs.items():
+        own = hits.get((detail, strength), pd.DataFrame()).mean()
+        value, low, high, _, n = cost.estimate(codes)
+        rows.append((detail, strength, own.mean(), own.std(), value, low, high, len(cost.per_seed), n))
     return pd.DataFrame(rows, columns=list(COLUMNS))
-
-
-def _costs(
-    hits: Mapping[Perturbation, pd.DataFrame], drawn: Mapping[Perturbation, np.ndarray]
-) -> dict[Perturbation, Cost]:
-    """By detail and strength, "fine minus broad" among the details: the cost, and the same in every draw."""
-    means = {key: frame.mean().mean() for key, frame in hits.items()}
-    costs = {
-        (detail, strength): (means[detail, 0.0] - mean, drawn[detail, 0.0] - drawn[detail, strength])
-        for (detail, strength), mean in means.items()
-    }
-    for strength in sorted({strength for _, strength in hits} - {0.0}):
-        (fine, fine_drawn), (broad, broad_drawn) = (costs[detail, strength] for detail in DETAILS)
-        costs["fine minus broad", strength] = fine - broad, fine_drawn - broad_drawn
-    return costs
-
-
-def _hits(detail: str, repeats: Sequence[Predictions], hierarchy: Hierarchy, group: str) -> pd.DataFrame:
-    columns = [
-        fine_hits(one, hierarchy, group) if detail == "fine" else broad_hits(one, hierarchy)
-        for one in repeats
-    ]
-    return pd.concat(columns, axis=1, keys=range(len(columns))).sort_index()
 
 
 # The accuracies of many adapted models on many tasks, and any comparison among them with its uncertainty.
 
 
 Cell = tuple[str, str, str, int]  # task, reading, source, budget
-CellStatistic = Callable[[Mapping[Cell, np.ndarray]], np.ndarray]  # of mean accuracies
+CellStatistic = Callable[[Mapping[Cell, Effect]], Effect]  # such as a difference of two cells
 ALL = "all tasks"
 
 
 @dataclass(frozen=True)
 class Accuracies:
-    """Every adapted model's accuracy, and the same in bootstrap draws of images and seeds.
+    """Every adapted model's accuracy, and how trainings and test images move it.
 
     table: task, reading, source, budget, value (mean over seeds), sd, seeds, n, ci_low, ci_high.
-    means, drawn: by (task, reading, source, budget), one number and [draws].
+    effects: by (task, reading, source, budget); clusters: of their images.
     """
 
     table: pd.DataFrame
-    means: dict[Cell, np.ndarray]
-    drawn: dict[Cell, np.ndarray]
+    effects: Mapping[Cell, Effect]
+    clusters: np.ndarray
 
-    def effect(self, statistic: CellStatistic) -> dict[str, float]:
-        """value, ci_low, ci_high (95 %, widened to hold the value) and p of any function of the means."""
-        value, draws = float(statistic(self.means)), np.asarray(statistic(self.drawn), dtype=float)
-        low, high = percentile_interval(draws)
-        bounds = {"ci_low": min(low, value), "ci_high": max(high, value)}
-        return {"value": value, **bounds, "p": bootstrap_p(draws)}
+    @property
+    def means(self) -> dict[Cell, float]:
+        """Accuracies, by (task, reading, source, budget)."""
+        return {cell: float(effect.per_seed.mean()) for cell, effect in self.effects.items()}
+
+    def effect(self, statistic: CellStatistic, confidence: float = 0.95) -> dict[str, float]:
+        """value, ci_low, ci_high and p of sums, differences and means of cells."""
+        found = statistic(self.effects).estimate(self.clusters, confidence)
+        return {"value": found.value, "ci_low": found.ci_low, "ci_high": found.ci_high, "p": found.p}
 
     def extreme(self, statistics: Sequence[CellStatistic], largest: bool) -> dict[str, float]:
         """value, ci_low and ci_high of the largest (or least) of several statistics.
@@ -360,11 +354,9 @@ class Accuracies:
         Which one it is is not known either. So each gets Bonferroni's interval, which holds for all of them
         at once; the largest of all is then between the largest lower and the largest upper end.
         """
-        confidence, best = 1 - 0.05 / len(statistics), max if largest else min
-        intervals = [percentile_interval(np.asarray(s(self.drawn)), confidence) for s in statistics]
-        value = best(float(statistic(self.means)) for statistic in statistics)
-        low, high = (best(ends) for ends in zip(*intervals, strict=True))
-        return {"value": value, "ci_low": min(low, value), "ci_high": max(high, value)}
+        each = pd.DataFrame([self.effect(one, 1 - 0.05 / len(statistics)) for one in statistics])
+        ends = each[["value", "ci_low", "ci_high"]]
+        return (ends.max() if largest else ends.min()).to_dict()
 
     def budgets(self, task: str, source: str) -> list[int]:
         """What was measured, in ascending order."""
@@ -386,32 +378,21 @@ class Accuracies:
         return int(rows["n"].min())
 
 
-def accuracies(runs: Sequence[Adapted], tasks: Sequence[Task], draws: int, seed: int = 0) -> Accuracies:
+def accuracies(runs: Sequence[Adapted], tasks: Sequence[Task], draws: int = 0, seed: int = 0) -> Accuracies:
     """The accuracies of all runs; runs that differ in the seed alone are repeats of each other.
 
-    Tasks may share test images, and those with the same classes share trainings: both are drawn together.
+    Tasks may share test images, and those with the same classes share trainings, seed by seed.
     """
-    classes = {task.name: tuple(task.class_names) for task in tasks}
     hits = {key: part for task in tasks for key, part in _repeats(runs, task.name).items()}
     clusters = pd.concat([task.clusters for task in tasks])
-    drawn = resampled_means(
-        hits,
-        clusters[~clusters.index.duplicated()],
-        draws,
-        seed,
-        training=lambda key: (classes[key[0]], *key[2:]),
-    )
-    shares = {key: frame.mean() for key, frame in hits.items()}
+    effects, codes = hit_effects(hits, clusters[~clusters.index.duplicated()])
     rows = []
-    for key, own in shares.items():
-        low, high = percentile_interval(drawn[key])
-        rows.append(
-            dict(zip(("task", "reading", "source", "budget"), key, strict=True))
-            | {"value": own.mean(), "sd": own.std(), "seeds": len(own), "n": len(hits[key])}
-            | {"ci_low": min(low, own.mean()), "ci_high": max(high, own.mean())}
-        )
-    means = {key: np.asarray(own.mean()) for key, own in shares.items()}
-    return Accuracies(pd.DataFrame(rows), means, drawn)
+    for key, effect in effects.items():
+        (value, low, high, _, n), seeds = effect.estimate(codes), len(effect.per_seed)
+        sd = effect.per_seed.std(ddof=1) if seeds > 1 else np.nan
+        rows.append((*key, value, sd, seeds, n, low, high))
+    columns = ["task", "reading", "source", "budget", "value", "sd", "seeds", "n", "ci_low", "ci_high"]
+    return Accuracies(pd.DataFrame(rows, columns=columns), effects, codes)
 
 
 def _repeats(runs: Sequence[Adapted], task: str) -> dict[Cell, pd.DataFrame]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from scipy.sparse import csr_array
-from scipy.stats import norm, t
+from scipy.stats import norm
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
@@ -173,25 +173,6 @@ def bootstrap_p(differences: np.ndarray) -> float:
         return float("nan")
     tail = min(int((defined <= 0).sum()), int((defined >= 0).sum()))
     return min(1.0, 2 * (tail + 1) / (defined.size + 1))
-
-
-def crossed_interval(
-    value: float, seeds: tuple[float, int], images: tuple[float, int]
-) -> tuple[float, float, float]:
-    """95 % interval and two-sided p value of 0, of a mean over trainings on one set of test images.
-
-    seeds, images: the variance of the mean that comes from the choice of seeds, and that from the choice of
-    photographs, each with its degrees of freedom. Their sum is the mean's own variance; its degrees of
-    freedom are Satterthwaite's, as in studies of several readers and several cases (Hillis 2007). Three NaN
-    where both variances are 0: nothing is known.
-    """
-    variance = seeds[0] + images[0]
-    if variance == 0:
-        return np.nan, np.nan, np.nan
-    freedom = variance**2 / sum(part**2 / degrees for part, degrees in (seeds, images))
-    error = float(variance) ** 0.5
-    half = float(t.ppf(0.975, freedom)) * error
-    return value - half, value + half, float(2 * t.sf(abs(value) / error, freedom))
 
 
 def mcnemar_p(only_a: int, only_b: int) -> float:

@@ -19,7 +19,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from synreal.cache import side_by_side
 from synreal.errors import InputError
-from synreal.evaluate.repeated import Estimate, crossed_estimate
+from synreal.evaluate.repeated import Estimate, crossed_estimate, drawn_variance
 from synreal.evaluate.resampling import MINIMUM_IMAGES, resampled_sums
 from synreal.text.gpt2 import (
     IGNORED,
@@ -281,7 +281,8 @@ class LossEstimates:
 
     def _estimate(self, values: np.ndarray) -> Estimate:
         """values: [1 + draws, seeds]."""
-        return crossed_estimate(values[0], values[1:].mean(axis=1), self.clusters)
+        images = drawn_variance(values[1:].mean(axis=1), self.clusters)
+        return crossed_estimate(values[0], images)
 
 
 # A grid of language models: each pretrained once per seed, then tuned in several ways.

@@ -159,7 +159,10 @@ def turn_dial(
     """Logits float32 [2, seeds, N, classes] by defect, on test images uint8 [N, 32, 32, 3]: trained, tuned.
 
     Each training is kept in the cache as soon as it is done, under the hashes of what it depends on.
+    Raises InputError for fewer than two seeds.
     """
+    if seeds < 2:
+        raise InputError(f"seeds: found {seeds}, expected 2 or more for an interval, better 3")
     trainings = [Training(defects, images, clean, seed) for defects in grid for seed in range(seeds)]
     looks = {defects: joblib.hash(dosed_arrays(defects, FIRST)) for defects in grid}
     jobs = [(one, recipe, REALTUNE, test, looks[one.defects]) for one in trainings]
