@@ -65,10 +65,10 @@ def test_a_wrong_field_is_named_with_its_file(tmp_path, changes, reason):
 def test_text_that_is_no_card_is_refused(tmp_path):
     file = tmp_path / "card.yaml"
     file.write_text("name: [")
-    with pytest.raises(InputError, match="not readable as YAML"):
+    with pytest.raises(InputError, match="not valid YAML"):
         load_card(file)
     file.write_bytes("name: caf\u00e9".encode("latin-1"))
-    with pytest.raises(InputError, match="not readable as YAML in UTF-8"):
+    with pytest.raises(InputError, match="cannot be read as YAML in UTF-8"):
         load_card(file)
     file.write_text("just words")
     with pytest.raises(InputError, match=r"field card: .*found 'just words'"):

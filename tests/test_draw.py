@@ -5,7 +5,7 @@ import pytest
 from synreal import paths
 from synreal.data.scenes import scene_set
 from synreal.errors import InputError
-from synreal.generate.backends import PatchAutoencoder
+from synreal.generate.autoencoder import PatchAutoencoder
 from synreal.generate.pipeline import learn_tokenizer, new_pipeline
 from synreal.generate.sample import Sampling, draw_world
 

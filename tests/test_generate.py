@@ -17,7 +17,8 @@ from synreal.data.factors import captions, draw_factors
 from synreal.data.imageset import check_image_set, class_names
 from synreal.errors import InputError
 from synreal.generate import sample
-from synreal.generate.backends import PatchAutoencoder, StableDiffusion, load_pipeline, sample_images
+from synreal.generate.autoencoder import PatchAutoencoder
+from synreal.generate.backends import StableDiffusion, load_pipeline, sample_images
 from synreal.generate.pipeline import (
     MAX_LENGTH,
     RELEARNT,

@@ -47,14 +47,14 @@ def test_a_users_yaml_file(tmp_path):
     [
         ("name: x\ngroups:\n  a: [p, q]\n  b: [q]\n", r"class 'q' is listed 2 times, in \['a', 'b'\]"),
         ("name: x\ngroups:\n  a: [p, p]\n", r"class 'p' is listed 2 times, in \['a', 'a'\]"),
-        ("name: x\ngroups:\n  a: [p]\n  a: [q]\n", "'a' is there 2 times"),
+        ("name: x\ngroups:\n  a: [p]\n  a: [q]\n", "'a' is given twice"),
         ("name: x\ngroups:\n  a: []\n", "group 'a' is empty"),
         ("name: x\ngroups: {}\n", "found no group"),
         ("name: x\ngroups:\n  a: p\n", "group 'a': found 'p', expected a list"),
-        ("name: x\ngroups:\n  a: [yes, p]\n", "found the name True, a bool; put it in quotes"),
+        ("name: x\ngroups:\n  a: [true, p]\n", "found the name True, a bool; put it in quotes"),
         ("name: x\ngroups: [p]\n", "groups must map each coarse name to a list"),
         ("groups:\n  a: [p]\n", r"found the keys \['groups'\], expected name and groups"),
-        ("name: x\ngroups: {a: [p}\n", "not readable as YAML"),
+        ("name: x\ngroups: {a: [p}\n", "not valid YAML"),
         ("- p\n", "found list, expected the keys"),
     ],
 )
@@ -65,7 +65,7 @@ def test_a_wrong_yaml_file_is_refused(tmp_path, text, message):
 
 def test_a_file_in_another_encoding_is_refused_by_name(tmp_path):
     (tmp_path / "groups.yaml").write_bytes("name: x\ngroups: {pâtes: [p]}\n".encode("latin-1"))
-    with pytest.raises(InputError, match=r"groups.yaml: not readable as YAML in UTF-8"):
+    with pytest.raises(InputError, match=r"groups.yaml: cannot be read as YAML in UTF-8"):
         Hierarchy.from_yaml(tmp_path / "groups.yaml")
 
 

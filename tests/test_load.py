@@ -10,7 +10,7 @@ import timm
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torchvision import transforms
 from transformers import PreTrainedTokenizerFast
@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerFast
 from synreal.errors import InputError
 from synreal.models import Card, Preprocess, build_module, load_card, load_classifier, save_checkpoint
 from synreal.models.classifier import LinearClassifier
+from synreal.models.load import read_weights
 
 CLASSES = ("t-shirt", "coat", "bag", "sandal")
 VIT = Card(
@@ -408,3 +409,56 @@ def test_batch_counters_survive_half_precision(efficientnet, tmp_path):
     state = load_file(tmp_path / saved_half.weights)
     assert state["bn1.num_batches_tracked"].dtype == torch.int64
     assert state["bn1.weight"].dtype == torch.float16
+
+
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "model.", "module._orig_mod."])
+@pytest.mark.parametrize("averaged", [False, True])
+def test_prefixes_of_wrappers_are_dropped(tmp_path, prefix, averaged):
+    module, _ = saved(tmp_path)
+    state = {prefix + name: tensor for name, tensor in module.state_dict().items()}
+    state |= {"n_averaged": torch.tensor(3)} if averaged else {}
+    torch.save({"state_dict": state}, tmp_path / "wrapped.pt")
+    assert read_weights(tmp_path / "wrapped.pt").keys() == module.state_dict().keys()
+
+
+def test_raw_and_averaged_weights_in_one_file_are_refused(tmp_path):
+    weights = {"head": torch.zeros(2)}
+    torch.save({"state_dict": weights, "state_dict_ema": weights}, tmp_path / "both.pt")
+    with pytest.raises(InputError, match="both.pt: holds state_dict and state_dict_ema"):
+        read_weights(tmp_path / "both.pt")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda tensor: tensor * float("nan"), "holds values that are not finite"),
+        (lambda tensor: tensor.to(torch.int32), "is of type torch.int32, expected torch.float32"),
+    ],
+)
+def test_weights_that_are_no_numbers_are_refused(tmp_path, change, reason):
+    module, card = saved(tmp_path)
+    state = {name: change(tensor) for name, tensor in module.state_dict().items()}
+    save_file(state, tmp_path / "model.safetensors")
+    (tmp_path / "card.yaml").write_text(card.model_copy(update={"sha256": None}).to_yaml())
+    with pytest.raises(InputError, match=reason):
+        load_classifier(tmp_path)
+
+
+def test_an_architecture_of_a_hub_is_refused_without_a_network():
+    with pytest.raises(InputError, match="expected the name of a timm model"):
+        build_module(VIT.model_copy(update={"architecture": "hf-hub:timm/resnet18"}))
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"hello", "not a readable PyTorch file"),
+        (b"", "not a readable PyTorch file"),
+        ({1: torch.zeros(2)}, "found the name 1"),
+    ],
+)
+def test_what_is_no_state_dict_is_refused(tmp_path, content, reason):
+    file = tmp_path / "x.pt"
+    torch.save(content, file) if isinstance(content, dict) else file.write_bytes(content)
+    with pytest.raises(InputError, match=f"x.pt: .*{reason}"):
+        read_weights(file)

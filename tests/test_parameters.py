@@ -1,11 +1,12 @@
 """Reading the parameters cell, and refusing what does not fit it."""
 
+import ast
 from pathlib import Path
 
 import pytest
 
 from synreal.book import parameters
-from synreal.book.parameters import parse_cell, parse_value, read_parameters, resolve
+from synreal.book.parameters import parse_cell, parse_value, read_parameters, read_profile, resolve
 from synreal.errors import InputError
 
 
@@ -185,3 +186,52 @@ def test_shipped_profiles_fit_the_notebooks_of_the_book():
     assert {"mini", "quick", "photos", "paper"} == set(parameters.book_profiles())
     for profile in parameters.book_profiles():
         assert set(resolve(notebooks, profile)) == {path.stem for path in notebooks}
+
+
+@pytest.mark.parametrize(
+    "annotation",
+    [
+        "().__class__",
+        "__import__('os').system('x')",
+        "[int][0]",
+        "list[lambda: 0]",
+        "Literal[f()]",
+        "bytes",
+        "int | 3",
+    ],
+)
+def test_an_annotation_is_read_and_never_evaluated(annotation):
+    with pytest.raises(InputError, match="use bool, int"):
+        parse_cell(f"a: {annotation} = 1  # meaning", "cell")
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value"),
+    [
+        ("int | None", "None"), ("Optional[str]", '"a"'), ("Literal['a', 2]", "2"),
+        ("dict[str, list[int]]", "{}"), ("list[float | None]", "[1.5]"), ("dict", "{}"),
+    ],
+)  # fmt: skip
+def test_types_of_the_field_are_known(annotation, value):
+    assert parse_cell(f"a: {annotation} = {value}  # meaning", "cell")["a"].default == ast.literal_eval(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("{1: 0.25}", "text as the keys"),
+        ("{a: .nan}", "a finite number"),
+        ("{a: 2024-01-01}", "put it in quotes"),
+    ],
+)
+def test_what_the_kernel_would_not_get_unchanged_is_refused(text, reason):
+    parameter = parse_cell("shares: dict = {}  # shares", "cell")["shares"]
+    with pytest.raises(InputError, match=reason):
+        parse_value(parameter, text, "-p shares")
+
+
+@pytest.mark.parametrize("text", ["5: {a: 1}", "~: {a: 1}", "00_world: {5: 1}"])
+def test_names_of_a_profile_are_text(tmp_path, text):
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(InputError, match="mine.yaml, section .* expected text"):
+        read_profile(str(tmp_path / "mine.yaml"))

@@ -173,11 +173,13 @@ def test_classes_are_read_from_yaml(tmp_path):
     [
         ("- bag\n- bag", "expected different classes"),
         ("[]", "at least one"),
-        ("bag: 1", "valid list"),
+        ("bag: 1", "found dict, expected a list of classes"),
         ("- {name: bag, synonym: [sack]}", "Extra inputs are not permitted"),
         ("- {synonyms: [sack]}", "Field required"),
         ("- {name: 3}", "valid string"),
-        ("- [", "not readable as YAML"),
+        ("- 1\n- 2", "found 1 in the list of classes, expected text; put it in quotes"),
+        ("- time: clock", "Field required|Extra inputs"),
+        ("- [", "not valid YAML"),
     ],
 )
 def test_a_list_of_classes_that_says_something_else_is_refused(tmp_path, text, reason):

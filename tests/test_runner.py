@@ -279,3 +279,11 @@ def test_notebooks_are_found_by_name_or_path(notebook, tmp_path, monkeypatch):
             find_notebooks(names)
     with pytest.raises(InputError, match="one of the two"):
         find_notebooks(["00_world"], everything=True)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"created": 1}', "\x00"])
+def test_a_damaged_record_is_named(tmp_path, text):
+    folder = RunFolder(tmp_path)
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(InputError, match=r"run.json: damaged .* delete this file"):
+        folder.described()

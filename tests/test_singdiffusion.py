@@ -7,7 +7,7 @@ from diffusers import DDIMScheduler, EulerDiscreteScheduler
 
 from synreal.data.factors import captions, draw_factors
 from synreal.errors import InputError
-from synreal.generate.backends import PatchAutoencoder
+from synreal.generate.autoencoder import PatchAutoencoder
 from synreal.generate.pipeline import epsilon_pipeline, learn_tokenizer, new_pipeline, save_epsilon
 from synreal.generate.sample import open_generator
 from synreal.generate.singdiffusion import (

@@ -258,7 +258,7 @@ def train_cascade(zoo: Path, work: Path, pool: Pool) -> None:
 
 def _epsilon(zoo: Path, work: Path, pool: Pool, out: Path) -> None:
     pipeline = epsilon_pipeline(load_pipeline(zoo / "generator", "cpu"))
-    train_denoiser(pipeline, *pool(), EPSILON, work / "epsilon")
+    train_denoiser(pipeline, *pool(), recipe=EPSILON, folder=work / "epsilon")
     save_epsilon(pipeline, out, "../generator")
 
 

@@ -3,24 +3,21 @@
 import ast
 import difflib
 import io
-import re
+import math
 import tokenize
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Optional
+from typing import Any, Literal
 
 import nbformat
-import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from synreal.errors import InputError
 from synreal.paths import repository_root
+from synreal.strict_yaml import parse_yaml, read_yaml
 
-ANNOTATIONS = {
-    "bool": bool, "int": int, "float": float, "str": str, "list": list, "dict": dict,
-    "Literal": Literal, "Optional": Optional,
-}  # fmt: skip
+TYPES: dict[str, Any] = {"bool": bool, "int": int, "float": float, "str": str, "list": list, "dict": dict}
 SHAPE = "name: type = default  # meaning"
 COUNTS = frozenset({"draws", "workers"})  # numbers that no notebook can do without
 
@@ -41,6 +38,8 @@ class Parameter:
             checked = TypeAdapter(self.type).validate_python(value, strict=True)
         except ValidationError as error:
             raise self._unexpected(value, where, self.annotation) from error
+        if problem := _not_kept(checked):
+            raise self._unexpected(value, where, problem)
         if self.name in COUNTS and isinstance(checked, int) and checked < 1:
             raise self._unexpected(value, where, "1 or more")
         return checked
@@ -58,6 +57,16 @@ class Parameter:
         except ValidationError:
             return False
         return True
+
+
+def _not_kept(value: Any) -> str | None:
+    """What a value must be that JSON keeps as it is, between the runner and the kernel; None where it is."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return "a finite number"
+    if isinstance(value, dict) and not all(isinstance(key, str) for key in value):
+        return "text as the keys (put numbers in quotes)"
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return next((problem for part in parts if (problem := _not_kept(part))), None)
 
 
 def read_notebook(path: Path) -> nbformat.NotebookNode:
@@ -114,18 +123,45 @@ def _parameter(statement: ast.stmt, comments: dict[int, str], where: str) -> Par
     meaning = " ".join(comments[line] for line in lines if line in comments)
     if not meaning:
         raise InputError(f"{where}: parameter {name!r} has no comment; say what it means: `{SHAPE}`")
-    parameter = Parameter(name, annotation, _type(annotation, name, where), None, meaning)
+    parameter = Parameter(name, annotation, _type(statement.annotation, name, where), None, meaning)
     default = parameter.check(_literal(statement.value, name, where), where)
     return Parameter(name, annotation, parameter.type, default, meaning)
 
 
-def _type(annotation: str, name: str, where: str) -> Any:
+def _type(annotation: ast.expr, name: str, where: str) -> Any:
     try:
-        return eval(annotation, {"__builtins__": {}}, dict(ANNOTATIONS))
-    except (NameError, TypeError, SyntaxError, AttributeError) as error:
+        return _type_of(annotation)
+    except (KeyError, TypeError) as error:
+        known = ", ".join([*TYPES, "Literal", "Optional"])
         raise InputError(
-            f"{where}: parameter {name!r} has type `{annotation}`; use {', '.join(ANNOTATIONS)} and `| None`"
+            f"{where}: parameter {name!r} has type `{ast.unparse(annotation)}`; use {known} and `| None`"
         ) from error
+
+
+def _type_of(node: ast.expr) -> Any:
+    """The type that an annotation means; nothing of it is evaluated. Raises KeyError for any other."""
+    match node:
+        case ast.Name(id):
+            return TYPES[id]
+        case ast.Constant(None):
+            return None
+        case ast.BinOp(left, ast.BitOr(), right):
+            return _type_of(left) | _type_of(right)
+        case ast.Subscript(ast.Name("Optional"), inner):
+            return _type_of(inner) | None
+        case ast.Subscript(ast.Name("Literal"), inner):
+            return Literal[tuple(_literals(inner))]
+        case ast.Subscript(ast.Name("list" | "dict" as kind), inner):
+            parts = inner.elts if isinstance(inner, ast.Tuple) else [inner]
+            return TYPES[kind][tuple(map(_type_of, parts))]
+    raise KeyError(ast.dump(node))
+
+
+def _literals(node: ast.expr) -> list[Any]:
+    parts = node.elts if isinstance(node, ast.Tuple) else [node]
+    if not all(isinstance(part, ast.Constant) for part in parts):
+        raise KeyError(ast.dump(node))
+    return [part.value for part in parts if isinstance(part, ast.Constant)]
 
 
 def _literal(value: ast.expr | None, name: str, where: str) -> Any:
@@ -156,38 +192,6 @@ DEFAULT = "mini"
 Values = dict[str, Any]
 
 
-class StrictYaml(yaml.SafeLoader):
-    """Safe YAML in which 1e-3 is a number (YAML 1.1 wants 1.0e-3), 010 is not 8 and 1:30 not 90, and a key
-    given twice is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for position, key in enumerate(keys):
-            if key in keys[:position]:
-                mark = node.value[position][0].start_mark
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", mark)
-        return super().construct_mapping(node, deep=deep)
-
-
-SCIENTIFIC = re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$")
-INTEGER = re.compile(r"^[-+]?(0|[1-9][0-9_]*)$")
-INT = "tag:yaml.org,2002:int"
-StrictYaml.yaml_implicit_resolvers = {
-    first: [(tag, form) for tag, form in forms if tag != INT]
-    for first, forms in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-StrictYaml.add_implicit_resolver(INT, INTEGER, list("-+0123456789"))
-StrictYaml.add_implicit_resolver("tag:yaml.org,2002:float", SCIENTIFIC, list("-+0123456789"))
-
-
-def parse_yaml(text: str, where: str) -> Any:
-    """The value of a YAML text. Raises InputError naming where it stands and what is wrong."""
-    try:
-        return yaml.load(text, Loader=StrictYaml)
-    except yaml.YAMLError as error:
-        raise InputError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from error
-
-
 def book_notebooks() -> dict[str, Path]:
     """The book's notebooks by name, in reading order."""
     return {path.stem: path for path in sorted((repository_root() / "notebooks").glob("*.ipynb"))}
@@ -213,11 +217,7 @@ def read_profile(profile: str) -> tuple[str, dict[str, Values]]:
         return profile, {}
     if not path.is_file():
         raise InputError(f"--profile: {path} does not exist; name a shipped profile or a YAML file")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(f"--profile: {path} is not in UTF-8: {error}") from error
-    return path.stem, _sections(parse_yaml(text, str(path)), path)
+    return path.stem, _sections(read_yaml(path, "sections of parameters"), path)
 
 
 def _sections(content: Any, path: Path) -> dict[str, Values]:
@@ -227,6 +227,8 @@ def _sections(content: Any, path: Path) -> dict[str, Values]:
     for name, values in sections.items():
         if not isinstance(values, dict):
             raise InputError(f"{path}, section {name!r}: expected `parameter: value` lines, found {values!r}")
+        if strange := [key for key in (name, *values) if not isinstance(key, str)]:
+            raise InputError(f"{path}, section {name!r}: found the name {strange[0]!r}, expected text")
     return sections
 
 

@@ -20,7 +20,6 @@ from typing import Any
 
 import nbformat
 import papermill
-import yaml
 import zmq
 from ipykernel.kernelspec import get_kernel_dict
 from jupyter_client.kernelspec import KernelSpec
@@ -40,6 +39,7 @@ from synreal.book.parameters import (
 )
 from synreal.errors import InputError
 from synreal.paths import located, repository_root, zoo_dir
+from synreal.strict_yaml import dump_yaml, read_yaml
 
 ZOO_FILES = {".yaml", ".json", ".safetensors", ".parquet"}  # what ships there, not what is made from it
 
@@ -183,6 +183,32 @@ def default_run_path(profile: str) -> Path:
     return next(path for path in paths if not path.exists())
 
 
+def _read_record(path: Path, keys: Sequence[str]) -> dict[str, Any]:
+    """The JSON of a file of the run. Raises InputError for one that was changed or cut."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise _damaged(path, str(error)) from error
+    if not isinstance(found, dict) or (missing := [key for key in keys if key not in found]):
+        raise _damaged(path, f"lacks {missing if isinstance(found, dict) else list(keys)}")
+    return found
+
+
+def _earlier(path: Path) -> dict[str, Any]:
+    """The parameters of an earlier run, from its file."""
+    found = read_yaml(path, "parameters")
+    if not isinstance(found, dict):
+        raise _damaged(path, f"holds {type(found).__name__}, not parameters")
+    return found
+
+
+def _damaged(path: Path, problem: str) -> InputError:
+    return InputError(
+        f"{path}: damaged ({problem}); name another folder as --out, or delete this file: what it stands for "
+        "is then computed again"
+    )
+
+
 class RunFolder:
     """The folder of one run, new or taken up again. Raises InputError when `path` is something else."""
 
@@ -223,7 +249,7 @@ class RunFolder:
         """Raises InputError naming the first parameter or package in which an earlier run here differs."""
         for name, values in configuration.items():
             path = self.path / "parameters" / f"{name}.yaml"
-            earlier = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else values
+            earlier = _earlier(path) if path.exists() else values
             for key in sorted({*earlier, *values}):
                 if earlier.get(key) != values.get(key):
                     raise InputError(
@@ -247,7 +273,7 @@ class RunFolder:
     def described(self) -> dict[str, Any]:
         """The content of run.json; empty before the run begins."""
         path = self.path / "run.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        return _read_record(path, ("profile", "environment", "git")) if path.exists() else {}
 
     def begin(self, profile: str, configuration: Mapping[str, Values]) -> None:
         """Writes run.json once, and each notebook's parameters."""
@@ -257,15 +283,14 @@ class RunFolder:
             about |= {"git": git_state(), "environment": describe_environment()}
             write_atomically(self.path / "run.json", json.dumps(about, indent=2))
         for name, values in configuration.items():
-            text = yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True)
-            write_atomically(self.path / "parameters" / f"{name}.yaml", text)
+            write_atomically(self.path / "parameters" / f"{name}.yaml", dump_yaml(dict(values)))
 
     def finished(self, name: str) -> dict[str, Any] | None:
         """The record of a notebook that ended well, or None."""
         path = self.path / "finished" / f"{name}.json"
         if not (path.exists() and self.notebook(name).exists()):
             return None
-        return json.loads(path.read_text(encoding="utf-8"))
+        return _read_record(path, ("parameters", "sources", "seconds"))
 
     def start(self, name: str) -> None:
         """Withdraws what an earlier attempt at the notebook left, its record first."""

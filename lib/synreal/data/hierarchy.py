@@ -9,10 +9,10 @@ from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
-import yaml
 
 from synreal.data.published import imagenet_class_names
 from synreal.errors import InputError
+from synreal.strict_yaml import read_yaml
 
 
 @dataclass(frozen=True)
@@ -120,26 +120,10 @@ class Hierarchy:
 def _read_mapping(path: Path) -> dict:
     if not path.is_file():
         raise InputError(f"{path}: no such file; expected a YAML file with the keys name and groups")
-    try:
-        text = path.read_text(encoding="utf-8")
-        _refuse_repeated_keys(path, yaml.compose(text, Loader=yaml.SafeLoader))
-        content = yaml.safe_load(text)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not readable as YAML in UTF-8: {error}") from error
+    content = read_yaml(path, "the keys name and groups")
     if not isinstance(content, dict):
         raise InputError(f"{path}: found {type(content).__name__}, expected the keys name and groups")
     return content
-
-
-def _refuse_repeated_keys(path: Path, node: yaml.Node | None) -> None:
-    # PyYAML keeps the last of two equal keys without a word, so a repeated group would vanish.
-    if not isinstance(node, yaml.MappingNode):
-        return
-    for key, count in Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)).items():
-        if count > 1:
-            raise InputError(f"{path}: {key!r} is there {count} times; merge the lists into one")
-    for _, value in node.value:
-        _refuse_repeated_keys(path, value)
 
 
 def _classes(path: str | Path, coarse: object, classes: object) -> tuple[str, ...]:

@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-import yaml
 from diffusers import (
     DDPMScheduler,
     DPMSolverMultistepScheduler,
@@ -22,6 +21,7 @@ from transformers import CLIPTokenizer, T5Config, T5EncoderModel
 
 from synreal.errors import InputError
 from synreal.generate.backends import SETTINGS_FILE, Backend, Draw, in_batches, load_diffusers
+from synreal.strict_yaml import dump_yaml
 
 TEXT_WIDTH = 64
 NOISE_LEVEL = 100  # of the world's cascade: at 250 nothing finer than the base image would be left of it
@@ -119,7 +119,7 @@ def save_cascade(base: IFPipeline, upscaler: IFSuperResolutionPipeline, folder: 
     upscaler.to(torch.float16).save_pretrained(folder / "upscaler")
     # The text says little about what super-resolution adds to so small an image, so it is not guided.
     settings = {"kind": "cascade", "noise_level": NOISE_LEVEL, "upscaler_guidance": 1.0}
-    (folder / SETTINGS_FILE).write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
+    (folder / SETTINGS_FILE).write_text(dump_yaml(settings), encoding="utf-8")
 
 
 def _common() -> dict[str, Any]:

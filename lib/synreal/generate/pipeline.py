@@ -5,13 +5,14 @@ from collections.abc import Iterable
 from copy import deepcopy
 from pathlib import Path
 
-import yaml
 from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import save_file
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from synreal.generate.backends import CHANGED_WEIGHTS, SETTINGS_FILE, PatchAutoencoder, StableDiffusion
+from synreal.generate.autoencoder import PatchAutoencoder
+from synreal.generate.backends import CHANGED_WEIGHTS, SETTINGS_FILE, StableDiffusion
+from synreal.strict_yaml import dump_yaml
 
 MAX_LENGTH = 32  # tokens, with start and end
 _ALPHABET = [letter + end for end in ("", "</w>") for letter in sorted(ByteLevel.alphabet())]
@@ -99,7 +100,7 @@ def save_epsilon(pipeline: StableDiffusionPipeline, folder: Path, base: str) -> 
     save_file(relearnt, folder / CHANGED_WEIGHTS, metadata={"format": "pt"})
     fingerprint = StableDiffusion(folder=folder / base).fingerprint()
     settings = {"kind": "stable-diffusion", "base": base, "base_weights": fingerprint}
-    (folder / SETTINGS_FILE).write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
+    (folder / SETTINGS_FILE).write_text(dump_yaml(settings), encoding="utf-8")
 
 
 def _text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:

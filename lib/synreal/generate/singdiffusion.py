@@ -12,7 +12,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-import yaml
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.utils.torch_utils import randn_tensor
@@ -33,6 +32,7 @@ from synreal.generate.backends import (
     resized,
     run_pipeline,
 )
+from synreal.strict_yaml import dump_yaml
 
 _NORMAL = TypeAdapter(StableDiffusion)
 
@@ -111,7 +111,7 @@ def save_initial_step(unet: UNet2DConditionModel, folder: Path, base: str) -> No
     unet.half().save_pretrained(folder)
     weights = open_as(_NORMAL, folder / base).fingerprint()
     settings = {"kind": "singdiffusion", "base": base, "base_weights": weights}
-    (folder / SETTINGS_FILE).write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
+    (folder / SETTINGS_FILE).write_text(dump_yaml(settings), encoding="utf-8")
 
 
 def load_initial_step(folder: Path) -> UNet2DConditionModel:

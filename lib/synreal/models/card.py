@@ -1,12 +1,12 @@
 """Checkpoint cards: what a checkpoint is, how its images are prepared, and what accuracy to expect of it."""
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -22,6 +22,7 @@ from pydantic import (
 from synreal.data.published import imagenet_class_names
 from synreal.errors import InputError
 from synreal.paths import zoo_dir
+from synreal.strict_yaml import dump_yaml, read_yaml
 
 CARD_FILE = "card.yaml"
 IMAGENET_NAMES = "imagenet-1k"
@@ -142,6 +143,13 @@ class Card(BaseModel):
                 raise ValueError(f"a template holds {{}} once; found {template!r}")
         return templates
 
+    @field_validator("mean", "std")
+    @classmethod
+    def _finite(cls, colour: tuple[float, float, float]) -> tuple[float, float, float]:
+        if not all(map(math.isfinite, colour)):
+            raise ValueError(f"every number must be finite; found {colour}")
+        return colour
+
     @field_validator("std")
     @classmethod
     def _positive(cls, std: tuple[float, float, float]) -> tuple[float, float, float]:
@@ -192,7 +200,7 @@ class Card(BaseModel):
     def to_yaml(self) -> str:
         """The card as YAML text that `load_card` reads back; fields at their default are left out."""
         fields = self.model_dump(mode="json", exclude_defaults=True)
-        return yaml.safe_dump(fields, sort_keys=False, allow_unicode=True, width=110)
+        return dump_yaml(fields)
 
 
 def load_card(reference: str | Path) -> Card:
@@ -201,11 +209,9 @@ def load_card(reference: str | Path) -> Card:
     Raises InputError when there is no such card, naming those there are, or when a field is wrong.
     """
     file = _find(reference)
+    fields = read_yaml(file, "a card")
     try:
-        fields = yaml.safe_load(file.read_text(encoding="utf-8"))
         card = Card.model_validate(fields)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{file}: not readable as YAML in UTF-8: {error}") from error
     except ValidationError as error:
         raise InputError(f"{file}: {_faults(error)}") from error
     card._file = file.resolve()

@@ -219,6 +219,11 @@ def build_timm(card: Card) -> nn.Module:
                 f"{card.where}: architecture_args.{name} is not allowed: weights come from the "
                 "weights file, the number of classes from class_names"
             )
+    if ":" in card.architecture or "/" in card.architecture:
+        raise InputError(
+            f"{card.where}: architecture is {card.architecture!r}, expected the name of a timm model, "
+            "such as resnet18; a model of a hub is fetched beforehand, and its weights are named by the card"
+        )
     try:
         module = timm.create_model(card.architecture, num_classes=len(card.class_names), **given)
     except (RuntimeError, TypeError, ValueError, AssertionError) as error:

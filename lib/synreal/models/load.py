@@ -21,8 +21,12 @@ from synreal.models.card import CARD_FILE, Card, load_card
 from synreal.models.classifier import Classifier, LinearClassifier, Preprocess, build_timm
 from synreal.models.clip import ZeroShotClassifier, build_clip, build_tower
 
-CONTAINERS = ("state_dict", "model")  # what training loops wrap a state dict in
-PARALLEL = "module."  # what DataParallel puts before every key
+# What training loops wrap a state dict in: raw weights, and their running average.
+CONTAINERS = ("state_dict", "model", "model_state_dict", "state_dict_ema", "model_ema", "ema")
+# What torch.compile, DataParallel and Lightning put before every key.
+PREFIXES = ("_orig_mod.", "module.", "model.")
+AVERAGED = "n_averaged"  # torch's AveragedModel counts its updates beside the weights
+NO_PICKLE = (RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError)  # of torch.load
 
 
 def read_pickled(file: Path) -> dict[str, Tensor]:
@@ -34,38 +38,45 @@ def read_pickled(file: Path) -> dict[str, Tensor]:
             f"{file}: holds more than tensors, and reading that could run any code, so it is refused. "
             f"Re-save its state dict alone, where you trust it. ({str(error).splitlines()[0]})"
         ) from error
-    except (RuntimeError, EOFError) as error:
-        raise InputError(f"{file}: not a readable PyTorch file: {error}") from error
+    except NO_PICKLE as error:
+        raise InputError(f"{file}: not a readable PyTorch file: {type(error).__name__}: {error}") from error
     return unwrap_state_dict(content, file)
 
 
 def unwrap_state_dict(content: Any, file: Path) -> dict[str, Tensor]:
-    """The bare state dict: out of one container, without the prefix of DataParallel.
+    """The bare state dict: out of one container, without the prefixes that wrappers put before every key.
 
-    Raises InputError when what is inside is no state dict, or only some keys carry the prefix.
+    Raises InputError when what is inside is no state dict, when there are several (raw and averaged weights),
+    or only some keys carry a prefix.
     """
     if isinstance(content, dict):
         inner = [name for name in CONTAINERS if isinstance(content.get(name), dict)]
         if len(inner) > 1:
             raise InputError(
-                f"{file}: holds both {' and '.join(inner)}; which one is meant is not clear, save one"
+                f"{file}: holds {' and '.join(inner)}; which weights are meant is not clear, save one of them"
             )
         content = content[inner[0]] if inner else content
     if not isinstance(content, dict) or not content:
         raise InputError(f"{file}: found {type(content).__name__}, expected a state dict (names to tensors)")
+    if strange := [name for name in content if not isinstance(name, str)]:
+        raise InputError(f"{file}: not a state dict: found the name {strange[0]!r}, expected text")
     strangers = [name for name, value in content.items() if not isinstance(value, Tensor)]
     if strangers:
         raise InputError(f"{file}: not a state dict: {', '.join(map(str, strangers[:3]))} hold no tensors")
-    return _without_prefix(content, file)
+    return _without_prefixes(content, file)
 
 
-def _without_prefix(state: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
-    prefixed = [name for name in state if name.startswith(PARALLEL)]
-    if prefixed and len(prefixed) < len(state):
-        raise InputError(
-            f"{file}: {len(prefixed)} of {len(state)} keys begin with {PARALLEL!r}, expected all or none"
-        )
-    return {name.removeprefix(PARALLEL): tensor for name, tensor in state.items()}
+def _without_prefixes(state: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
+    if AVERAGED in state:
+        state = {name: tensor for name, tensor in state.items() if name != AVERAGED}
+    while prefix := next((p for p in PREFIXES if any(name.startswith(p) for name in state)), None):
+        prefixed = [name for name in state if name.startswith(prefix)]
+        if len(prefixed) < len(state):
+            raise InputError(
+                f"{file}: {len(prefixed)} of {len(state)} keys begin with {prefix!r}, expected all or none"
+            )
+        state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    return state
 
 
 # Strict loading and saving of checkpoints: what does not fit its card is refused with the reason.
@@ -133,6 +144,7 @@ def load_module(card: Card) -> nn.Module:
     state = read_weights(file)
     module = build_module(card)
     _check_shapes(state, module, file, card)
+    _check_values(state, module, file)
     module.load_state_dict(state, strict=True)
     return module.eval()
 
@@ -173,7 +185,7 @@ def read_weights(file: Path) -> dict[str, Tensor]:
     """Tensors by name, floating ones as float32; from safetensors, or a pickle that holds tensors only."""
     if file.suffix == ".safetensors":
         try:
-            state = load_file(file)
+            state = _without_prefixes(load_file(file), file)
         except SafetensorError as error:
             raise InputError(f"{file}: not a readable safetensors file: {error}") from error
     elif file.name.endswith((".pt", ".pth", ".pth.tar")):
@@ -252,6 +264,15 @@ def _check_shapes(state: dict[str, Tensor], module: nn.Module, file: Path, card:
             f"{file} does not fit {card.architecture} with {len(card.class_names)} classes as "
             f"{card.where} describes it. Keys {'; '.join(told)}"
         )
+
+
+def _check_values(state: dict[str, Tensor], module: nn.Module, file: Path) -> None:
+    """Weights must be numbers of the kind that the model computes with."""
+    for name, wanted in module.state_dict().items():
+        if wanted.is_floating_point() != state[name].is_floating_point():
+            raise InputError(f"{file}: {name} is of type {state[name].dtype}, expected {wanted.dtype}")
+        if not state[name].isfinite().all():
+            raise InputError(f"{file}: {name} holds values that are not finite; the training had diverged")
 
 
 def _first(names: Sequence[str], most: int = 4) -> str:

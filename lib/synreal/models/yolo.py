@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors.torch import save_file
@@ -27,6 +26,7 @@ from synreal.models.card import Card
 from synreal.models.clip import load_tokenizer, zero_shot_head
 from synreal.models.load import load_module, read_weights
 from synreal.paths import cache_dir
+from synreal.strict_yaml import dump_yaml, read_yaml
 
 # No network, no installing, no analytics, no greeting; settings lie with our cache; restricted unpickling.
 os.environ |= {"YOLO_OFFLINE": "1", "YOLO_AUTOINSTALL": "false", "ULTRALYTICS_SAFE_LOAD": "1"}
@@ -129,7 +129,7 @@ def save_detector(folder: str | Path, module: nn.Module, card: DetectorCard) -> 
         raise InputError(f"weights {broken[:3]}: not all finite in float16; the training diverged")
     save_file(half, folder / WEIGHTS_FILE, metadata={"format": "pt"})
     card = card.model_copy(update={"sha256": _sha256(folder / WEIGHTS_FILE)})
-    text = yaml.safe_dump(card.model_dump(mode="json"), sort_keys=False, default_flow_style=None, width=110)
+    text = dump_yaml(card.model_dump(mode="json"), flow=None)
     (folder / CARD_FILE).write_text(text, encoding="utf-8")
     return card
 
@@ -220,9 +220,10 @@ def _published_file(name: str) -> Path:
 
 
 def _read_card(file: Path) -> DetectorCard:
+    content = read_yaml(file, "a detector's card")
     try:
-        return DetectorCard.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
-    except (yaml.YAMLError, UnicodeDecodeError, ValidationError) as error:
+        return DetectorCard.model_validate(content)
+    except ValidationError as error:
         raise InputError(f"{file}: not a detector's card: {error}") from error
 
 

@@ -13,10 +13,10 @@ from unicodedata import normalize
 import numpy as np
 import pandas as pd
 import regex
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from synreal.errors import InputError, shorten
+from synreal.strict_yaml import read_yaml
 
 Matcher = Literal["tokens", "phrase", "regex", "substring"]
 WORD = regex.compile(r"(?:[^\W_]|\p{M})+")  # with combining marks, which are parts of words in many scripts
@@ -55,15 +55,19 @@ def read_classes(file: str | Path) -> list[ClassQuery]:
     Raises InputError for a file that says anything else, or says a class twice.
     """
     path = Path(file)
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; expected a YAML list of classes")
+    entries = read_yaml(path, "a list of classes")
+    if not isinstance(entries, list):
+        raise InputError(
+            f"{path}: found {type(entries).__name__}, expected a list of classes, such as `- cat`"
+        )
+    for entry in entries:
+        if not isinstance(entry, str | dict):
+            raise InputError(
+                f"{path}: found {entry!r} in the list of classes, expected text; put it in quotes"
+            )
+    entries = [{"name": entry} if isinstance(entry, str) else entry for entry in entries]
     try:
-        entries = yaml.safe_load(path.read_text(encoding="utf-8"))
-        if isinstance(entries, list):
-            entries = [{"name": entry} if isinstance(entry, str) else entry for entry in entries]
         queries = TypeAdapter(list[ClassQuery]).validate_python(entries)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not readable as YAML: {error}") from error
     except ValidationError as error:
         fault = error.errors()[0]
         raise InputError(f"{path}: entry {'.'.join(map(str, fault['loc']))}: {fault['msg']}") from error

@@ -9,7 +9,6 @@ from typing import NoReturn
 
 import numpy as np
 import pandas as pd
-import yaml
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, FiniteFloat, TypeAdapter, ValidationError, model_validator
 
@@ -20,6 +19,7 @@ from synreal.errors import InputError, shorten
 from synreal.evaluate.distribution import compare_classes, compare_distributions, compare_proportions
 from synreal.evaluate.resampling import MINIMUM_IMAGES, cluster_codes, holm, with_holm
 from synreal.paths import cache_dir
+from synreal.strict_yaml import read_yaml
 from synreal.synbench.measures import YES_NO, Measure
 
 ALL = "all"  # the whole set, where tables name classes and coarse groups
@@ -264,16 +264,14 @@ def read_thresholds(path: str | Path) -> Thresholds:
     A class or coarse group may follow: `brightness/mean_difference/bag: {min: -5, max: 5}`.
     Raises InputError for a missing file, a repeated key, and for anything else than ranges by such keys.
     """
-    if not Path(path).is_file():
-        raise InputError(f"{path}: no such file; expected YAML with thresholds")
+    content = read_yaml(path, "thresholds")
     try:
-        text = Path(path).read_text(encoding="utf-8")
-        if repeated := _repeated(yaml.compose(text, Loader=yaml.SafeLoader)):
-            raise InputError(f"{path}: found {shorten(repeated)} more than once, expected once")
-        return TypeAdapter(dict[str, Range]).validate_python(yaml.safe_load(text))
-    except (ValidationError, yaml.YAMLError, UnicodeDecodeError) as error:
+        return TypeAdapter(dict[str, Range]).validate_python(content)
+    except ValidationError as error:
+        fault = error.errors()[0]
         raise InputError(
-            f"{path}: not a table of thresholds, such as `brightness/range_ratio: {{min: 0.8}}`: {error}"
+            f"{path}: not a table of thresholds, such as `brightness/range_ratio: {{min: 0.8}}`: "
+            f"{'.'.join(map(str, fault['loc'])):.100}: {fault['msg']:.300}"
         ) from error
 
 
@@ -313,15 +311,6 @@ def check_thresholds(table: pd.DataFrame, thresholds: Thresholds) -> pd.DataFram
         for row in rows.itertuples(index=False)
     ]
     return rows[["synthetic", "check", "expected", *columns, "verdict"]]
-
-
-def _repeated(node: yaml.Node | None) -> list[str]:
-    """The keys that a mapping holds twice: YAML would keep the last of them and say nothing."""
-    if not isinstance(node, yaml.MappingNode):
-        return []
-    names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-    inside = [name for _, value in node.value for name in _repeated(value)]
-    return [name for name in dict.fromkeys(names) if names.count(name) > 1] + inside
 
 
 def _refuse(key: str, what: str, known: Collection[str]) -> NoReturn:

@@ -14,7 +14,7 @@ from diffusers import (
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from synreal.generate.backends import PatchAutoencoder
+from synreal.generate.autoencoder import PatchAutoencoder
 from synreal.generate.cascade import NOISE_LEVEL
 from synreal.generate.pipeline import MAX_LENGTH
 from synreal.generate.singdiffusion import average_latents
