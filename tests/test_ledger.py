@@ -154,8 +154,9 @@ def test_an_empty_run_decides_nothing() -> None:
 
 def test_the_page_shows_the_verdict_of_a_measured_claim() -> None:
     row = around(
-        0.1, 0.2, study="01_classifiers", metric="fine_grained_gap", model="ViT-Real vs ViT-Syn (equal data)"
-    )
+        0.1, 0.2, study="01_classifiers", metric="fine-grained accuracy gap",
+        facets={"kind": "ViT", "basis": "equal data", "group": "all"},
+    )  # fmt: skip
     page = ledger_page(results(row))
     assert "| {bdg-success}`holds` | 1 |" in page
     assert page.count("`P1-") + page.count("`P2-") == len(load_claims())
@@ -178,7 +179,7 @@ def test_the_paper_s_numbers() -> None:
     ("arguments", "row", "there_is"),
     [
         (("P7", "table1"), {}, "P1"),
-        (("P1", "table99"), {}, "table1, fig2"),
+        (("P1", "table99"), {}, "table1, pairs"),
         (("P1", "table1"), {"model": "ViT"}, "ViT-Real-0.25M"),
         (("P1", "table1"), {"size": "1M"}, "model, backbone"),
         (("P1", "table1"), {"backbone": "ViT"}, "selects 4 rows"),

@@ -208,6 +208,7 @@ def test_timm_builds_the_stemmed_vit_by_name():
     assert model(images).shape == (2, 7) and model.forward_features(images).shape == (2, 17, 128)
     assert 0.7e6 < sum(p.numel() for p in model.parameters()) < 0.9e6
     assert small.VIT_32 in timm.list_models("vit_convstem*")
+    assert timm.get_pretrained_cfg(small.VIT_32, allow_unregistered=False).num_classes == 10
     larger = timm.create_model(small.VIT_32, num_classes=7, img_size=64, depth=1)
     assert larger(torch.rand(1, 3, 64, 64)).shape == (1, 7) and len(larger.blocks) == 1
 

@@ -75,18 +75,6 @@ def colours(names: Sequence[str]) -> dict[str, str]:
     )
 
 
-def shades(names: Sequence[str]) -> dict[str, str]:
-    """Colours for model names by what they learned from: blues for "-Real-", oranges for "-Syn-"."""
-    families = {"-Real-": ("#0072B2", "#56B4E9", "#004466"), "-Syn-": ("#D55E00", "#E69F00", "#7A3600")}
-    found: dict[str, str] = {}
-    for name in dict.fromkeys(names):
-        family = next((own for key, own in families.items() if key in name), FURTHER_COLOURS[::-1])
-        kind = name.partition("-")[0]  # ViT and CLIP stand in panels of their own
-        taken = sum(other.startswith(f"{kind}-") and found[other] in family for other in found)
-        found[name] = family[taken % len(family)]
-    return found
-
-
 def forest(
     frame: pd.DataFrame,
     *,

@@ -6,7 +6,6 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from synreal.book.claims import paper_table
-from synreal.book.classifier_views import PAPER_PAIRS
 from synreal.book.plots import PALETTE, forest
 from synreal.book.realtune import SETTINGS, by_kind
 from synreal.synbench.rare import RARE
@@ -99,7 +98,8 @@ def beside_paper(
     """What P1 prints of Figure 6 and Tables 2 and 5 beside the same quantity here, as fractions."""
     gains = paper_table("P1", "fig6_gains").set_index("model")["gain"]
     # A synthetic checkpoint in two pairs of the paper is one line.
-    twins = {PAPER_PAIRS[title][1]: pair[1] for title, pair in pairs.items() if title in PAPER_PAIRS}
+    in_paper = paper_table("P1", "pairs").set_index("pair")["synthetic"]
+    twins = {in_paper[title]: pair[1] for title, pair in pairs.items() if title in in_paper}
     rows = [
         {"what": f"gain of {role}, RealTune", "here": _of(settings, "accuracy_gain", f"{role} (RealTune)")}
         | {"P1": f"{gains[twin]:+.3f} ({twin})"}

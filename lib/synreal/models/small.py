@@ -8,8 +8,14 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-VIT_32 = "vit_convstem_patch8_32"
+VIT_32, RESNET_32 = "vit_convstem_patch8_32", "resnet_small_32"
 STEM_WIDTHS = (48, 96, 128)
+default_cfgs = generate_default_cfgs(  # timm reads it when a network is registered: above all of them
+    {
+        VIT_32: {"input_size": (3, 32, 32), "num_classes": 10},
+        RESNET_32: {"input_size": (3, 32, 32), "num_classes": 10, "classifier": "fc", "first_conv": "stem.0"},
+    }
+)
 
 
 class ConvStem(nn.Module):
@@ -44,14 +50,7 @@ def vit_convstem_patch8_32(pretrained: bool = False, **kwargs: Any) -> VisionTra
 # scenes in the least time on a CPU, where many small convolutions cost more than their arithmetic.
 
 
-RESNET_32 = "resnet_small_32"
 RESNET_WIDTHS = (16, 32, 64, 128)
-default_cfgs = generate_default_cfgs(  # read by timm
-    {
-        VIT_32: {"input_size": (3, 32, 32), "num_classes": 10},
-        RESNET_32: {"input_size": (3, 32, 32), "num_classes": 10, "classifier": "fc", "first_conv": "stem.0"},
-    }
-)
 
 
 class Block(nn.Module):
