@@ -1,11 +1,13 @@
 """Predictions are computed once per model, preparation and images."""
 
+import os
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 import synreal.models.predictions as examining
@@ -114,12 +116,17 @@ def test_columns_that_no_model_sees_do_not_matter():
     assert image_set_hash(more) == image_set_hash(images())
 
 
-def test_images_left_on_disk_are_known_by_path_size_and_time(tmp_path):
+def test_images_left_on_disk_are_known_by_their_content(tmp_path):
     for row, label in enumerate(LABELS):
         folder = tmp_path / "photos" / NAMES[label]
         folder.mkdir(parents=True, exist_ok=True)
         images()["image"][row].save(folder / f"{row}.png")
     base = image_set_hash(load_image_set(tmp_path / "photos"))
     assert image_set_hash(load_image_set(tmp_path / "photos")) == base
-    (tmp_path / "photos" / "bag" / "0.png").touch()
-    assert image_set_hash(load_image_set(tmp_path / "photos")) != base
+    (tmp_path / "photos").rename(tmp_path / "moved")
+    assert image_set_hash(load_image_set(tmp_path / "moved")) == base
+    file = tmp_path / "moved" / "bag" / "0.png"
+    times = file.stat().st_atime_ns, file.stat().st_mtime_ns
+    images()["image"][0].transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(file)
+    os.utime(file, ns=times)
+    assert image_set_hash(load_image_set(tmp_path / "moved")) != base

@@ -1,13 +1,18 @@
-"""What is expensive is computed once, and by several processes side by side."""
+"""What is expensive is computed once, written whole or not at all, by several processes side by side."""
 
+import hashlib
 import io
 import os
+import secrets
+import shutil
+import socket
+import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr
+from contextlib import closing, contextmanager, redirect_stderr
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import torch
 from joblib import Memory, Parallel, delayed
 
 from synreal.errors import InputError
@@ -15,6 +20,68 @@ from synreal.paths import cache_dir
 
 LIMIT = "SYNREAL_WORKERS"
 Result = TypeVar("Result")
+
+
+@contextmanager
+def atomic(path: str | Path) -> Iterator[Path]:
+    """A place beside `path` to write a file or a folder; it takes the name when the block ends well.
+
+    A reader, or a kill, never sees half of it. The place is no other process's, on this machine or another
+    that shares the file system: process numbers repeat between machines. What a failed block wrote goes.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    own = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+    partial = path.with_name(f".{path.stem}.{own}{path.suffix}")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        shutil.rmtree(partial) if partial.is_dir() else partial.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Writes the whole text or nothing, and waits until the disk holds it."""
+    with atomic(path) as partial, partial.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def file_hash(file: Path) -> str:
+    """sha256 of a file's content, in 64 hexadecimal digits."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def file_hashes(files: Sequence[Path]) -> list[str]:
+    """`file_hash` of each file. What was hashed before is remembered in the cache, as long as the file is
+    the same: its size, times and place on the disk. The time of its last change cannot be set back, as the
+    time of its content can, so that other content under the old name and time is seen.
+    """
+    keys = [(str(file.absolute()), _state(file)) for file in files]
+    with _remembered() as memory:
+        ask = "SELECT hash FROM hashes WHERE path = ? AND state = ?"
+        known = [memory.execute(ask, key).fetchone() for key in keys]
+    hashes = [row[0] if row else file_hash(file) for file, row in zip(files, known, strict=True)]
+    fresh = [(*key, value) for key, value, row in zip(keys, hashes, known, strict=True) if row is None]
+    with _remembered() as memory:
+        memory.executemany("INSERT OR REPLACE INTO hashes VALUES (?, ?, ?)", fresh)
+    return hashes
+
+
+@contextmanager
+def _remembered() -> Iterator[sqlite3.Connection]:
+    place = cache_dir() / "file-hashes.sqlite"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with closing(sqlite3.connect(place, timeout=60)) as memory, memory:
+        memory.execute("CREATE TABLE IF NOT EXISTS hashes (path PRIMARY KEY, state, hash)")
+        yield memory
+
+
+def _state(file: Path) -> str:
+    stat = file.stat()
+    return f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns} {stat.st_ino} {stat.st_dev}"
 
 
 def side_by_side(workers: int, **options: Any) -> Parallel:
@@ -38,6 +105,8 @@ def compute(
     With more than one asked for, every job computes on one thread, so that their number changes no result.
     On a machine with a GPU, which a forked process cannot use, they are fresh processes with all threads.
     """
+    import torch  # seconds, which a command that computes nothing should not wait for
+
     if workers == 1 or torch.accelerator.is_available():
         return list(side_by_side(workers)(delayed(function)(*job) for job in jobs))
     # Forked, since importing torch and the rest costs a fresh process more than most jobs do.
@@ -53,6 +122,8 @@ def _on_one_thread(function: Callable[..., Result], job: tuple[Any, ...]) -> Res
 @contextmanager
 def one_thread() -> Iterator[None]:
     """torch computes on one thread: the number of workers then changes no result."""
+    import torch
+
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

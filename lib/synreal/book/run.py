@@ -37,6 +37,7 @@ from synreal.book.parameters import (
     resolve,
     unknown,
 )
+from synreal.cache import file_hash, file_hashes, write_text
 from synreal.errors import InputError
 from synreal.paths import located, repository_root, zoo_dir
 from synreal.strict_yaml import dump_yaml, read_yaml
@@ -105,8 +106,7 @@ def _git(*arguments: str) -> str | None:
 def source_hashes(notebook: Path, values: Mapping[str, Any]) -> dict[str, str]:
     """sha256 of all that a notebook's result depends on besides its parameters' `values`.
 
-    These are its cells (not their outputs), the library, the zoo, and the files that parameters name, of
-    which path, size and time of change count.
+    These are its cells (not their outputs), the library, the zoo, and the files that parameters name.
     """
     package = Path(__file__).resolve().parents[1]
     library = [p for p in package.rglob("*") if p.is_file() and "__pycache__" not in p.parts]
@@ -114,7 +114,7 @@ def source_hashes(notebook: Path, values: Mapping[str, Any]) -> dict[str, str]:
         "notebook": _hash_cells(notebook),
         "library": _hash_files(library, package),
         "zoo": _hash_files((p for p in zoo_dir().rglob("*") if p.suffix in ZOO_FILES), zoo_dir()),
-        "inputs": _hash_stamps(_named_files(values)),
+        "inputs": _hash_inputs(_named_files(values)),
     }
 
 
@@ -130,9 +130,10 @@ def _named_files(value: Any) -> Iterator[Path]:
                 yield from place.rglob("*") if place.is_dir() else [place]
 
 
-def _hash_stamps(paths: Iterable[Path]) -> str:
-    stamps = sorted(f"{p} {p.stat().st_size} {p.stat().st_mtime_ns}" for p in paths if p.is_file())
-    return hashlib.sha256("\n".join(stamps).encode()).hexdigest()
+def _hash_inputs(paths: Iterable[Path]) -> str:
+    files = sorted({path for path in paths if path.is_file()})
+    lines = [f"{path} {digest}" for path, digest in zip(files, file_hashes(files), strict=True)]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def _hash_cells(notebook: Path) -> str:
@@ -144,7 +145,7 @@ def _hash_files(paths: Iterable[Path], base: Path) -> str:
     digest = hashlib.sha256()
     for path in sorted(paths):
         digest.update(f"{path.relative_to(base).as_posix()}\0".encode())
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
+        digest.update(bytes.fromhex(file_hash(path)))
     return digest.hexdigest()
 
 
@@ -162,17 +163,6 @@ def _hash_files(paths: Iterable[Path], base: Path) -> str:
 
 
 Values = Mapping[str, Any]
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Writes the whole text or nothing: a reader, or a kill, never sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def default_run_path(profile: str) -> Path:
@@ -281,9 +271,9 @@ class RunFolder:
             created = datetime.now(UTC).isoformat(timespec="seconds")
             about: dict[str, Any] = {"created": created, "profile": profile}
             about |= {"git": git_state(), "environment": describe_environment()}
-            write_atomically(self.path / "run.json", json.dumps(about, indent=2))
+            write_text(self.path / "run.json", json.dumps(about, indent=2))
         for name, values in configuration.items():
-            write_atomically(self.path / "parameters" / f"{name}.yaml", dump_yaml(dict(values)))
+            write_text(self.path / "parameters" / f"{name}.yaml", dump_yaml(dict(values)))
 
     def finished(self, name: str) -> dict[str, Any] | None:
         """The record of a notebook that ended well, or None."""
@@ -307,10 +297,10 @@ class RunFolder:
 
     def finish(self, name: str, notebook: str, record: Mapping[str, Any]) -> None:
         """Moves the notebook (its JSON text) among the complete ones; the record is written last."""
-        write_atomically(self.notebook(name), notebook)
+        write_text(self.notebook(name), notebook)
         self.partial(name).unlink(missing_ok=True)
         self.collect_results()
-        write_atomically(self.path / "finished" / f"{name}.json", json.dumps(record, indent=2))
+        write_text(self.path / "finished" / f"{name}.json", json.dumps(record, indent=2))
 
     def fail(self, name: str) -> None:
         """Sets the failed notebook's measurements aside: the run's results are those of finished ones."""
@@ -321,7 +311,7 @@ class RunFolder:
     def collect_results(self) -> None:
         """Writes results.jsonl from the notebooks' own files."""
         files = sorted((self.path / "results").glob("*.jsonl"))
-        write_atomically(self.path / "results.jsonl", "".join(f.read_text(encoding="utf-8") for f in files))
+        write_text(self.path / "results.jsonl", "".join(f.read_text(encoding="utf-8") for f in files))
 
 
 # Executes notebooks into a run folder: a strict layer over papermill.

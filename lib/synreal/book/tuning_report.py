@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 from datasets import Dataset
 
+from synreal.cache import write_text
 from synreal.data.decode import image_set_hash
 from synreal.data.imageset import mixed_classes
 from synreal.data.overlap import refuse_overlap
@@ -26,7 +27,7 @@ from synreal.retrieve.filters import Filters, decontaminate
 from synreal.train.adapt import Adaptation, adapt, predict_task
 from synreal.train.finetune import Method
 from synreal.train.recipes import Recipe
-from synreal.train.state import CURVE_FILE, LOSS_FILE, accuracy_watch, processes, write_whole
+from synreal.train.state import CURVE_FILE, LOSS_FILE, accuracy_watch, processes
 from synreal.train.tuning import open_card, tune_checkpoint
 
 REPORT, SUMMARY = "report.md", "report.json"
@@ -114,14 +115,14 @@ def _write_tuning(out: Path, card: Card, tables: Mapping[str, Path]) -> None:
     numbers = {
         file.stem: json.loads(frames[title].to_json(orient="records")) for title, file in tables.items()
     }
-    write_whole(out / SUMMARY, json.dumps({"settings": made} | numbers, indent=1))
+    write_text(out / SUMMARY, json.dumps({"settings": made} | numbers, indent=1))
     parts = [f"# {card.name}", pd.Series(made, name="value").rename_axis("setting").to_markdown()]
     for title, frame in frames.items():
         parts += [
             f"## {title}",
             frame.dropna(axis=1, how="all").to_markdown(index=False, floatfmt=".4g", missingval=""),
         ]
-    write_whole(out / REPORT, "\n\n".join(parts) + "\n")
+    write_text(out / REPORT, "\n\n".join(parts) + "\n")
 
 
 # What `synreal adapt` does and writes: a checkpoint, and its accuracies as JSON and Markdown.

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +19,7 @@ import pyarrow as pa
 from datasets import Dataset
 from PIL import Image, ImageFile, ImageOps
 
+from synreal.cache import file_hashes
 from synreal.errors import InputError
 
 # What Pillow raises on damaged files; UnidentifiedImageError is an OSError, a broken PNG a SyntaxError.
@@ -31,6 +31,8 @@ DECODING_ERRORS = (
     struct.error,
     zlib.error,
     Image.DecompressionBombError,
+    RuntimeError,  # AVIF, which is common behind .jpg on the web
+    NotImplementedError,  # BLP and DDS
 )
 ROWS_PER_TASK = 256
 
@@ -153,18 +155,19 @@ def decoded(row: dict[str, Any]) -> Image.Image:
 
 
 def image_set_hash(images: Dataset) -> str:
-    """16 hexadecimal digits of ids, labels and image bytes (path, size and time of images left on disk)."""
+    """16 hexadecimal digits of ids, labels and image bytes, wherever the images lie.
+
+    Files on disk are read for it once (see `cache.file_hashes`).
+    """
     digest = hashlib.sha256(repr(images.features["label"].names).encode())
-    rows = chain.from_iterable(stored_batches(images))
-    for row, label in zip(rows, images["label"][:], strict=True):
-        digest.update(f"{row['id']} {label} ".encode())
-        digest.update(row["image"]["bytes"] or _stamp(Path(row["image"]["path"])))
+    labels = iter(images["label"][:])
+    for rows in stored_batches(images):
+        on_disk = [Path(row["image"]["path"]) for row in rows if not row["image"]["bytes"]]
+        hashes = iter(file_hashes(on_disk) if on_disk else [])
+        for row, label in zip(rows, labels, strict=False):
+            digest.update(f"{row['id']} {label} ".encode())
+            digest.update(row["image"]["bytes"] or next(hashes).encode())
     return digest.hexdigest()[:16]
-
-
-def _stamp(path: Path) -> bytes:
-    stat = path.stat()
-    return f"{path} {stat.st_size} {stat.st_mtime_ns}".encode()
 
 
 # Sets of small images, decoded once for all the networks that are tuned or examined on them.

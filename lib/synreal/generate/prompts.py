@@ -13,6 +13,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 from transformers import AutoProcessor, Blip2ForConditionalGeneration
 
+from synreal.cache import write_text
 from synreal.data.decode import decoded, stored_bytes, undecoded
 from synreal.errors import InputError
 from synreal.paths import cache_dir
@@ -122,10 +123,7 @@ def _shard(raw: datasets.Dataset, captioner: Captioner) -> list[str]:
     if kept.exists():
         return json.loads(kept.read_text(encoding="utf-8"))
     captions = captioner.caption([decoded(row) for row in raw])
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    partial = kept.with_suffix(".partial")
-    partial.write_text(json.dumps(captions, indent=0, ensure_ascii=False), encoding="utf-8")
-    partial.replace(kept)
+    write_text(kept, json.dumps(captions, indent=0, ensure_ascii=False))
     return captions
 
 

@@ -16,7 +16,7 @@ from joblib import delayed
 from pydantic import Field, TypeAdapter
 from tqdm.auto import tqdm
 
-from synreal.cache import side_by_side
+from synreal.cache import atomic, side_by_side
 from synreal.data.decode import from_arrays, to_arrays
 from synreal.data.imageset import class_names
 from synreal.data.worlds import World
@@ -128,9 +128,8 @@ def _draw_shard(
         "generator": [generator.name] * len(prompts),
         "guidance_scale": [sampling.guidance_scale] * len(prompts),
     }
-    partial = _shard_path(folder, first).with_suffix(".partial")
-    from_arrays(images, labels, class_names, columns).to_parquet(partial)
-    partial.replace(_shard_path(folder, first))
+    with atomic(_shard_path(folder, first)) as partial:
+        from_arrays(images, labels, class_names, columns).to_parquet(partial)
 
 
 def _shard_path(folder: Path, first: int) -> Path:

@@ -1,6 +1,5 @@
 """Strict loading and saving of checkpoints, the published SynRep weights among them."""
 
-import hashlib
 import os
 import pickle
 from collections.abc import Callable, Sequence
@@ -16,6 +15,7 @@ from timm.layers.activations import GELUTanh
 from timm.layers.activations import QuickGELU as TimmQuickGELU
 from torch import Tensor, nn
 
+from synreal.cache import atomic, file_hash, write_text
 from synreal.errors import InputError
 from synreal.models.card import CARD_FILE, Card, load_card
 from synreal.models.classifier import Classifier, LinearClassifier, Preprocess, build_timm
@@ -205,15 +205,18 @@ def save_checkpoint(folder: str | Path, module: nn.Module, card: Card, half: boo
     folder.mkdir(parents=True, exist_ok=True)
     weights = folder / WEIGHTS_FILE
     save_weights(weights, module, half)
-    saved = card.model_copy(update={"weights": WEIGHTS_FILE, "weights_env": None, "sha256": _sha256(weights)})
-    _write_whole(folder / CARD_FILE, lambda file: file.write_text(saved.to_yaml(), encoding="utf-8"))
+    saved = card.model_copy(
+        update={"weights": WEIGHTS_FILE, "weights_env": None, "sha256": file_hash(weights)}
+    )
+    write_text(folder / CARD_FILE, saved.to_yaml())
     return load_card(folder / CARD_FILE)
 
 
 def save_weights(file: Path, module: nn.Module, half: bool = False) -> None:
     """The module's state as safetensors, which appears whole; `half` stores float16."""
     state = {name: _stored(name, tensor, half) for name, tensor in module.state_dict().items()}
-    _write_whole(file, lambda part: save_file(state, part, metadata={"format": "pt"}))
+    with atomic(file) as unfinished:
+        save_file(state, unfinished, metadata={"format": "pt"})
 
 
 def _stored(name: str, tensor: Tensor, half: bool) -> Tensor:
@@ -228,19 +231,8 @@ def _stored(name: str, tensor: Tensor, half: bool) -> Tensor:
     return stored
 
 
-def _write_whole(file: Path, write: Callable[[Path], object]) -> None:
-    unfinished = file.with_name(f".{file.name}.{os.getpid()}")
-    write(unfinished)
-    unfinished.replace(file)
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def _check_sha256(file: Path, card: Card) -> None:
-    if card.sha256 and (found := _sha256(file)) != card.sha256:
+    if card.sha256 and (found := file_hash(file)) != card.sha256:
         raise InputError(
             f"{file}: sha256 is {found}, {card.where} says {card.sha256}; fetch the file again, or "
             "correct the card if the checkpoint was replaced on purpose"

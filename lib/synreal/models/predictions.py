@@ -1,7 +1,6 @@
 """Predictions: one parquet for each model and image set, computed once."""
 
 import json
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from synreal.cache import atomic
 from synreal.data.decode import image_batches, image_set_hash
 from synreal.data.worlds import World
 from synreal.errors import InputError
@@ -65,12 +65,9 @@ class Predictions:
 
         The file appears under its name only when it is complete.
         """
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f"{path.name}.{os.getpid()}.unfinished")
-        pq.write_table(self._table(), unfinished, compression="none", use_dictionary=False)
-        unfinished.replace(path)
-        return path
+        with atomic(path) as unfinished:
+            pq.write_table(self._table(), unfinished, compression="none", use_dictionary=False)
+        return Path(path)
 
     @classmethod
     def load(cls, path: str | Path) -> "Predictions":

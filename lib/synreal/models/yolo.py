@@ -6,7 +6,6 @@ them is built. What ultralytics reads from the environment is set here, before i
 import what they need of it from here.
 """
 
-import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors.torch import save_file
 from torch import nn
 
+from synreal.cache import file_hash
 from synreal.errors import InputError
 from synreal.models.card import Card
 from synreal.models.clip import load_tokenizer, zero_shot_head
@@ -128,7 +128,7 @@ def save_detector(folder: str | Path, module: nn.Module, card: DetectorCard) -> 
     if broken := [name for name, tensor in half.items() if not torch.isfinite(tensor).all()]:
         raise InputError(f"weights {broken[:3]}: not all finite in float16; the training diverged")
     save_file(half, folder / WEIGHTS_FILE, metadata={"format": "pt"})
-    card = card.model_copy(update={"sha256": _sha256(folder / WEIGHTS_FILE)})
+    card = card.model_copy(update={"sha256": file_hash(folder / WEIGHTS_FILE)})
     text = dump_yaml(card.model_dump(mode="json"), flow=None)
     (folder / CARD_FILE).write_text(text, encoding="utf-8")
     return card
@@ -144,7 +144,7 @@ def load_detector_module(folder: str | Path) -> tuple[DetectionModel, DetectorCa
         if not (folder / name).is_file():
             raise InputError(f"{folder}: no {name}; expected a folder written by save_detector")
     card, weights = _read_card(folder / CARD_FILE), folder / WEIGHTS_FILE
-    if (found := _sha256(weights)) != card.sha256:
+    if (found := file_hash(weights)) != card.sha256:
         raise InputError(f"{weights}: sha256 is {found}, {CARD_FILE} says {card.sha256}; fetch both again")
     module = build_detector(card)
     try:
@@ -225,8 +225,3 @@ def _read_card(file: Path) -> DetectorCard:
         return DetectorCard.model_validate(content)
     except ValidationError as error:
         raise InputError(f"{file}: not a detector's card: {error}") from error
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

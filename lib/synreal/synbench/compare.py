@@ -1,7 +1,6 @@
 """Synthetic sets beside a real one: measured, compared, checked against thresholds, worst images."""
 
 import hashlib
-import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import pandas as pd
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, FiniteFloat, TypeAdapter, ValidationError, model_validator
 
+from synreal.cache import atomic
 from synreal.data.decode import image_set_hash, to_rgb
 from synreal.data.imageset import class_names
 from synreal.data.worlds import World
@@ -112,10 +112,8 @@ def _values(measure: Measure, world: World, content: str) -> pd.Series:
     values = measure.values(world.images)
     if values.attrs.get("unanswered"):
         return values
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.unfinished")
-    values.rename("value").to_frame().to_parquet(unfinished)
-    unfinished.replace(path)
+    with atomic(path) as unfinished:
+        values.rename("value").to_frame().to_parquet(unfinished)
     return values
 
 

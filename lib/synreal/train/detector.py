@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from torch import nn
 
+from synreal.cache import atomic
 from synreal.data.factors import Factors, draw_factors, stream
 from synreal.data.scenes import compose_all, scene_arrays
 from synreal.models.yolo import (
@@ -105,13 +106,13 @@ def write_boxes(folder: Path, images: np.ndarray, truth: pd.DataFrame) -> Path:
     """The folder, with scenes as ultralytics reads them: images/*.png and labels/*.txt."""
     if folder.exists():
         return folder
-    partial = folder.with_suffix(".partial")
-    for kind in ("images", "labels"):
-        (partial / kind).mkdir(parents=True, exist_ok=True)
-    for row, (image, text) in enumerate(zip(images, box_lines(truth), strict=True)):
-        cv2.imwrite(str(partial / "images" / f"{row:06d}.png"), image[..., ::-1])  # OpenCV writes blue first
-        (partial / "labels" / f"{row:06d}.txt").write_text(text)
-    return partial.rename(folder)
+    with atomic(folder) as partial:
+        for kind in ("images", "labels"):
+            (partial / kind).mkdir(parents=True)
+        for row, (image, text) in enumerate(zip(images, box_lines(truth), strict=True)):
+            cv2.imwrite(str(partial / "images" / f"{row:06d}.png"), image[..., ::-1])  # OpenCV writes BGR
+            (partial / "labels" / f"{row:06d}.txt").write_text(text)
+    return folder
 
 
 def box_lines(truth: pd.DataFrame) -> list[str]:

@@ -16,6 +16,7 @@ from accelerate.utils import parse_flag_from_env
 from datasets import Dataset
 from torch import nn
 
+from synreal.cache import atomic, write_text
 from synreal.data.decode import decoded, stored_batches
 from synreal.data.imageset import class_names
 from synreal.errors import InputError
@@ -67,10 +68,8 @@ class State:
         """Write the state taken last, if it is not written yet."""
         if self.path is None or self._taken is None:
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_suffix(".partial")
-        torch.save(self._taken, partial)
-        partial.replace(self.path)
+        with atomic(self.path) as partial:
+            torch.save(self._taken, partial)
         self._taken = None
 
     def resume(self) -> int:
@@ -111,15 +110,7 @@ def note_run(file: Path, inputs: dict[str, Any]) -> None:
     """Note in `file` what a run is made of; raises InputError when it names something else."""
     if file.exists():
         check_same_run(file, inputs)
-    write_whole(file, json.dumps(inputs, indent=1))
-
-
-def write_whole(file: Path, text: str) -> None:
-    """The file appears under its name only when it is complete."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f".{file.name}.{os.getpid()}")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(file)
+    write_text(file, json.dumps(inputs, indent=1))
 
 
 def _copied(value: Any) -> Any:
@@ -192,8 +183,8 @@ class Curve:
         if not processes().is_main_process:
             return
         losses = pd.DataFrame({"step": range(1, len(self.losses) + 1), "loss": self.losses})
-        write_whole(folder / LOSS_FILE, losses.to_csv(index=False))
-        write_whole(folder / CURVE_FILE, self.table().to_csv(index=False))
+        write_text(folder / LOSS_FILE, losses.to_csv(index=False))
+        write_text(folder / CURVE_FILE, self.table().to_csv(index=False))
 
 
 # What a classifier can be watched for while it is tuned.

@@ -1,12 +1,14 @@
-"""How many processes work side by side."""
+"""What is written appears whole, what is hashed is hashed once, and how many processes work side by side."""
 
 import os
+import shutil
 
 import pytest
 import torch
 from joblib import delayed
 
-from synreal.cache import LIMIT, compute, one_thread, side_by_side
+from synreal import cache
+from synreal.cache import LIMIT, atomic, compute, file_hash, file_hashes, one_thread, side_by_side, write_text
 from synreal.errors import InputError
 
 
@@ -70,3 +72,42 @@ def test_one_thread_ends_with_the_threads_there_were():
         assert torch.get_num_threads() == 1
         _ = 1 / 0
     assert torch.get_num_threads() == before
+
+
+def test_a_file_or_a_folder_appears_whole_or_not_at_all(tmp_path):
+    with pytest.raises(OSError, match="no space"), atomic(tmp_path / "a" / "x.txt") as partial:
+        partial.write_text("half")
+        raise OSError("no space left")
+    assert list((tmp_path / "a").iterdir()) == []
+    with atomic(tmp_path / "folder") as partial:
+        partial.mkdir()
+        (partial / "x").write_text("whole")
+        assert not (tmp_path / "folder").exists()
+    write_text(tmp_path / "x.txt", "whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "folder", "x.txt"]
+
+
+def test_two_writers_have_places_of_their_own_even_with_one_process_number(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    with atomic(tmp_path / "x.txt") as first, atomic(tmp_path / "x.txt") as second:
+        assert first != second and first.suffix == ".txt"
+        first.write_text("a")
+        second.write_text("b")
+    assert (tmp_path / "x.txt").read_text() == "a"
+
+
+def test_a_file_is_hashed_once_and_again_when_its_content_is_replaced(tmp_path, monkeypatch):
+    monkeypatch.setenv("SYNREAL_CACHE", str(tmp_path / "cache"))
+    asked = []
+    monkeypatch.setattr(cache, "file_hash", lambda file: asked.append(file.name) or file_hash(file))
+    files = [tmp_path / name for name in ("a", "b")]
+    for file in files:
+        file.write_text(file.name)
+        os.utime(file, (0, 0))
+    before = file_hashes(files)
+    assert before == file_hashes(files) == [file_hash(file) for file in files] and asked == ["a", "b"]
+    (tmp_path / "new").write_text("c")
+    os.utime(tmp_path / "new", (0, 0))
+    shutil.move(tmp_path / "new", files[0])  # the same name, size and time of content
+    after = file_hashes(files)
+    assert after[0] != before[0] and after[1] == before[1] and asked == ["a", "b", "a"]
