@@ -20,7 +20,14 @@ from synreal.data.overlap import (
 from synreal.errors import InputError
 from synreal.generate.rerender import Defects
 from synreal.models.card import refuse_choice_on, refuse_learned
-from synreal.train.interventions import SCRATCH, Mix, Training, dosed_arrays, dosed_logits, train_mixes
+from synreal.train.interventions import (
+    SCRATCH,
+    Mix,
+    Training,
+    intervened_arrays,
+    intervened_logits,
+    train_mixes,
+)
 from synreal.zoo import scenes_card
 
 CARD = scenes_card(
@@ -193,6 +200,6 @@ def test_a_study_of_sizes_refuses_a_test_image_in_either_pool(leaky):
 
 def test_the_dial_refuses_its_own_training_scenes_as_a_test():
     training = Training(Defects(), images=20, clean=10, seed=0)
-    seen, _ = dosed_arrays(Defects(), 5)
+    seen, _ = intervened_arrays(Defects(), 5)
     with pytest.raises(InputError, match="5 of 5 test images"):
-        dosed_logits(training, SCRATCH, SCRATCH, seen, "")
+        intervened_logits(training, SCRATCH, SCRATCH, seen, "")

@@ -121,3 +121,19 @@ def test_a_contact_sheet_shows_pixels_as_they_are() -> None:
 def test_a_contact_sheet_needs_images_and_as_many_titles(images: list, titles: list) -> None:
     with pytest.raises(ValueError, match="one title each"):
         image_sheet(images, titles)
+
+
+def test_curves_say_where_lines_end_and_show_the_measurements_behind_a_law() -> None:
+    """Five panels in rows of three; the ticks of a logarithmic axis are what was measured."""
+    sizes, panels = [250, 1000, 4000], ["a", "b", "c", "d", "e"]
+    line = pd.DataFrame({"size": sizes, "value": [0.3, 0.4, 0.5], "ci_low": 0.2, "ci_high": 0.6})
+    table = pd.concat([line.assign(source="real", panel=panel) for panel in panels])
+    few = {"x": "size", "hue": "source", "panel": "panel", "log": True}
+    figure = curves(table, points=table[table["size"] < 4000], palette={"real": "#000000"}, **few)
+    shown = [axes for axes in figure.axes if axes.axison]
+    assert len(shown) == 5 and len(figure.axes) == 6
+    law, dots = shown[4].lines
+    assert len(law.get_xdata()) == 3 and dots.get_linestyle() == "None" and len(dots.get_xdata()) == 2
+    assert [text.get_text() for text in shown[0].get_xticklabels()] == ["250", "1,000"]
+    assert "e, real at 0.500" in figure.get_label()
+    assert len(curves(table, **few).axes[0].lines) == 1

@@ -1,4 +1,4 @@
-"""The defect dial: what a dose changes, and what it leaves as it was."""
+"""Interventions on scenes: what a severity changes, and what it leaves as it was."""
 
 from dataclasses import asdict
 
@@ -18,7 +18,7 @@ from synreal.generate.rerender import MEDIAN_EXPOSURE, MEDIAN_SCALE, Defects, de
 
 GROUP = {name: coarse for coarse, names in SCENES_HIERARCHY.groups.items() for name in names}
 SCENES = [draw_factors(index, "val") for index in range(3000)]
-dose = st.floats(0, 1)
+severity = st.floats(0, 1)
 
 
 def shown(defects, count=3000):
@@ -42,8 +42,8 @@ def test_the_set_keeps_the_contract_and_says_what_was_done():
     ds = rerendered_set("val", 60, Defects(confusion=1, scale=0.5, brightness=1, person=1), seed=3)
     check_image_set(ds, "re-rendered")
     assert set(ds["defects"]) == {"confusion 1 + scale 0.5 + brightness 1 + person 1"}
-    doses = [set(ds[f"dose_{name}"]) for name in ("confusion", "scale", "brightness", "person")]
-    assert doses == [{1.0}, {0.5}, {1.0}, {1.0}] and set(ds["seed"]) == {3}
+    severities = [set(ds[f"severity_{name}"]) for name in ("confusion", "scale", "brightness", "person")]
+    assert severities == [{1.0}, {0.5}, {1.0}, {1.0}] and set(ds["seed"]) == {3}
     for label, true, prompt in zip(ds["label"], ds["true_label"], ds["prompt"], strict=True):
         asked = CLASS_NAMES[label]
         assert prompt.startswith(f"{asked}, ")
@@ -98,9 +98,9 @@ def test_a_person_in_front_leaves_the_rest_of_the_image_but_for_sensor_noise():
 
 
 @settings(max_examples=15, deadline=None)
-@given(dose, dose)
-def test_doses_are_nested(first, second):
-    low, high = (shown(Defects(confusion=d, person=d), 200) for d in sorted((first, second)))
+@given(severity, severity)
+def test_severities_are_nested(first, second):
+    low, high = (shown(Defects(confusion=s, person=s), 200) for s in sorted((first, second)))
     for scene, a, b in zip(SCENES, low, high, strict=False):
         assert a.label in (scene.label, b.label)
         assert a.person in (scene.person, b.person)
@@ -118,6 +118,6 @@ def test_an_image_does_not_depend_on_which_others_are_rendered():
 
 @pytest.mark.parametrize("bad", [-0.1, 1.01, float("nan"), "0.5", True, None])
 @pytest.mark.parametrize("name", ["confusion", "scale", "brightness", "person"])
-def test_other_doses_are_refused(name, bad):
-    with pytest.raises(InputError, match=rf"found {name} = .*expected a dose from 0 \(none\) to 1"):
+def test_other_severities_are_refused(name, bad):
+    with pytest.raises(InputError, match=rf"found {name} = .*expected a severity from 0 \(none\) to 1"):
         Defects(**{name: bad})

@@ -103,15 +103,15 @@ def plan(
     numbers of images that were measured.
     Exit status: 0 planned, 1 no mix reaches the target, 2 bad input.
     """
-    from synreal.book.interventions_views import plan_table
     from synreal.errors import InputError
     from synreal.evaluate.planner import (
-        Plan,
+        BudgetPlan,
         Prices,
         check_target,
         fit_mixes,
         plan_for_budget,
         plan_for_target,
+        plan_table,
         read_mixes,
     )
 
@@ -124,7 +124,7 @@ def plan(
         check_target(target)
     law = fit_mixes(read_mixes(measured), draws, seed)
     if budget is not None:
-        found: Plan | None = plan_for_budget(law, prices, budget)
+        found: BudgetPlan | None = plan_for_budget(law, prices, budget)
     elif target is not None:
         found = plan_for_target(law, prices, target)
     if found is None:

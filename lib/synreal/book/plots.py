@@ -242,28 +242,45 @@ def distributions(
 def curves(
     frame: pd.DataFrame, *, x: str, hue: str, panel: str | None = None, xlabel: str = "", ylabel: str = "",
     log: bool = False, reference: float | None = None, palette: Mapping[str, str] | None = None,
+    points: pd.DataFrame | None = None,
 ) -> Figure:  # fmt: skip
-    """A line with its interval as a band for each hue, over x; panels side by side.
+    """A line with its interval as a band for each hue, over x; panels in rows of two or three.
 
-    frame: the columns x, `hue`, `panel`, value, ci_low, ci_high. log: a logarithmic x axis.
-    palette: colours by hue, default `colours`.
+    frame: the columns x, `hue`, `panel`, value, ci_low, ci_high. log: a logarithmic x axis. palette: colours
+    by hue, default `colours`. points: single measurements, with the same columns but for the interval, where
+    the lines are laws fitted to them; the markers are then theirs.
     """
     _check(frame, [x, hue, *([panel] if panel else []), "value", "ci_low", "ci_high"])
     titles = list(frame[panel].unique()) if panel else [""]
     shades = dict(palette or colours([str(name) for name in frame[hue].unique()]))
-    size = (4.2 * len(titles) if panel else 7.0, 3.4)
-    fig, grid = plt.subplots(1, len(titles), figsize=size, sharey=True, squeeze=False)
-    for axes, title in zip(grid.flat, titles, strict=True):
+    columns = 2 if len(titles) == 4 else min(len(titles), 3)
+    rows = -(-len(titles) // columns)
+    size = (4.2 * columns if panel else 7.0, 3.4 * rows)
+    fig, grid = plt.subplots(rows, columns, figsize=size, sharey=True, squeeze=False)
+    for axes in grid.flat[len(titles) :]:
+        axes.set_axis_off()
+    for axes, title in zip(grid.flat, titles, strict=False):
         own = frame[frame[panel] == title] if panel else frame
         for place, (name, line) in enumerate(own.sort_values(x).groupby(hue, sort=False)):
-            look = {"color": shades[str(name)], "label": str(name)}
-            marker = MARKERS.get(str(name), FURTHER_MARKERS[place % len(FURTHER_MARKERS)])
-            axes.plot(line[x], line["value"], marker=marker, markersize=5, **look)
-            axes.fill_between(line[x], line["ci_low"], line["ci_high"], color=look["color"], alpha=0.2)
+            colour, label = shades[str(name)], str(name)
+            marker = MARKERS.get(label, FURTHER_MARKERS[place % len(FURTHER_MARKERS)])
+            look = {"marker": marker, "color": colour, "markersize": 5 if points is None else 4}
+            axes.fill_between(line[x], line["ci_low"], line["ci_high"], color=colour, alpha=0.2, linewidth=0)
+            if points is None:
+                axes.plot(line[x], line["value"], label=label, **look)
+                continue
+            axes.plot(line[x], line["value"], label=label, color=colour)
+            dots = points[(points[hue] == name) & (points[panel] == title if panel else True)]
+            axes.plot(dots[x], dots["value"], linestyle="", **look)
         if reference is not None:
             axes.axhline(reference, color="#222222", linewidth=1, linestyle="--")
         axes.set(title=title, xlabel=xlabel or x, xscale="log" if log else "linear")
-    grid[0, 0].set_ylabel(ylabel)
+        ticks = sorted(set((frame if points is None else points)[x]))
+        if log and len(ticks) < 9:  # where something was measured
+            axes.set_xticks(ticks, [f"{tick:,g}" for tick in ticks], fontsize=8)
+            axes.minorticks_off()
+    for axes in grid[:, 0]:
+        axes.set_ylabel(ylabel)
     handles = {str(h.get_label()): h for axes in grid.flat for h in axes.get_legend_handles_labels()[0]}
     fig.legend(list(handles.values()), list(handles), loc="outside upper center", ncols=4)
     sns.despine(fig)

@@ -87,6 +87,7 @@ Number = float | np.ndarray
 SHARES = np.linspace(0, 1, 101)  # of the budget that goes to real labels
 BUDGETS = 120  # tried on the way to a target accuracy
 HALVINGS = 12  # of the step between two of them
+ESTIMATE = "{:.3f} ({:.3f} to {:.3f})"  # a value and its interval, in words
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ class MixLaw:
 
 
 @dataclass(frozen=True)
-class Plan:
+class BudgetPlan:
     """A recommended mix. Intervals are 95 %, over bootstrap draws; each draw plans for itself.
 
     gains: how much more accurate the mix is than the best that the same money buys of one kind alone, for the
@@ -166,7 +167,7 @@ def fit_mixes(table: pd.DataFrame, draws: int | np.ndarray = 200, seed: int = 0)
     return MixLaw(law, drawn, smallest, int(real.max()), int(synthetic.max()), float(fitted.abs().max()))
 
 
-def plan_for_budget(law: MixLaw, prices: Prices, budget: float) -> Plan:
+def plan_for_budget(law: MixLaw, prices: Prices, budget: float) -> BudgetPlan:
     """The most accurate mix that the budget buys.
 
     Raises InputError when it buys fewer images than the smallest mix measured has.
@@ -181,7 +182,7 @@ def plan_for_budget(law: MixLaw, prices: Prices, budget: float) -> Plan:
     return _plan(law, prices, budget, budgets, _best(law, prices, budgets)[1], 1.0)
 
 
-def plan_for_target(law: MixLaw, prices: Prices, target: float) -> Plan | None:
+def plan_for_target(law: MixLaw, prices: Prices, target: float) -> BudgetPlan | None:
     """The cheapest mix that reaches the accuracy; None where no mix within the sizes measured does."""
     check_target(target)
     highest = law.most_real * prices.real + law.most_synthetic * prices.synthetic
@@ -204,6 +205,19 @@ def check_target(target: float) -> None:
     """Raises InputError for what is no accuracy."""
     if not 0 < target < 1:
         raise InputError(f"target: found {target}, expected an accuracy between 0 and 1")
+
+
+def plan_table(plan: BudgetPlan) -> pd.DataFrame:
+    """The plan in words, a row for each of its numbers."""
+    rows = {
+        "real labels": "{:,} ({:,} to {:,})".format(plan.real, *plan.real_interval),
+        "synthetic images": "{:,} ({:,} to {:,})".format(plan.synthetic, *plan.synthetic_interval),
+        "cost": f"{plan.cost:,.2f}",
+        "accuracy": ESTIMATE.format(*plan.accuracy),
+        **{f"gain over {name}": ESTIMATE.format(*gain) for name, gain in plan.gains.items()},
+        "bootstrap draws that choose": ", ".join(f"{k} {v:.0%}" for k, v in plan.choices.items()),
+    }
+    return pd.Series(rows, name="plan").to_frame()
 
 
 def affordable(law: MixLaw, prices: Prices, budget: float | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -233,7 +247,7 @@ def _bought(money: np.ndarray, price: float, most: int) -> np.ndarray:
 
 def _plan(
     law: MixLaw, prices: Prices, budget: float, budgets: np.ndarray, choice: np.ndarray, reached: float
-) -> Plan:
+) -> BudgetPlan:
     bought = [affordable(law, prices, one) for one in budgets]
     own = np.array([(mix[0][at], mix[1][at]) for mix, at in zip(bought, choice, strict=True)])
     real, synthetic = own[0]
@@ -249,7 +263,7 @@ def _plan(
         for at, name in enumerate(alone)
         if np.isfinite(accuracy[0, 1 + at])
     }
-    return Plan(
+    return BudgetPlan(
         real=int(real),
         synthetic=int(synthetic),
         cost=float(real * prices.real + synthetic * prices.synthetic),

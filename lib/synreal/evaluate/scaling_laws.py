@@ -9,7 +9,7 @@ from scipy.optimize import curve_fit
 
 from synreal.errors import InputError
 from synreal.evaluate.resampling import ROUNDING, percentile_interval, resampled_sums
-from synreal.evaluate.slices import MATCHING, TestSet, probe_hits
+from synreal.evaluate.slices import TestSet, slice_hits
 from synreal.train.interventions import Mix
 
 FEWEST_SIZES = 4  # a law has three numbers to fit
@@ -185,15 +185,12 @@ def _fit(relative: np.ndarray, accuracies: np.ndarray, start: Sequence[float] | 
     return curve_fit(_error, relative, 1 - accuracies, inside, bounds=(LOWER, UPPER), max_nfev=2000)[0]
 
 
-# Both sources' curves of accuracy against data size, overall and for each probe, on the same test images.
-
-
-PROBES = ("accuracy", *MATCHING.values())
+# Both sources' curves of accuracy against data size, overall and on each slice, on the same test images.
 
 
 @dataclass(frozen=True, eq=False)
-class Measured:
-    """One probe of every training. table: n_real, n_syn, seed, accuracy; draws: [D, rows]; n: test images."""
+class SliceAccuracies:
+    """Of trainings, on a slice. table: n_real, n_syn, seed, accuracy; draws: [D, rows]; n: test images."""
 
     table: pd.DataFrame
     draws: np.ndarray
@@ -207,16 +204,16 @@ class Measured:
         return fit_curve(alone[own].to_numpy(float), alone["accuracy"].to_numpy(), self.draws[:, rows])
 
 
-def measured(
+def slice_accuracies(
     mixes: Sequence[Mix], logits: np.ndarray, test: TestSet, name: str, draws: int, seed: int = 0
-) -> Measured:
-    """A probe of the trainings of `train_mixes`; logits: [mixes, seeds, N, classes]."""
+) -> SliceAccuracies:
+    """Accuracy on a slice of the trainings of `train_mixes`; logits: [mixes, seeds, N, classes]."""
     table = pd.DataFrame(
         [(mix.real, mix.synthetic, repeat) for mix in mixes for repeat in range(logits.shape[1])],
         columns=["n_real", "n_syn", "seed"],
     )
-    hits, chosen = probe_hits(logits.reshape(len(table), *logits.shape[2:]), test, name)
+    hits, chosen = slice_hits(logits.reshape(len(table), *logits.shape[2:]), test, name)
     hits, clusters = hits[:, chosen], pd.factorize(test.clusters[chosen])[0]
     cells = list(zip(table["n_real"], table["n_syn"], strict=True))
     drawn = accuracy_draws(hits.astype(np.float32), cells, clusters, draws, seed)
-    return Measured(table.assign(accuracy=hits.mean(axis=1)), drawn, int(chosen.sum()))
+    return SliceAccuracies(table.assign(accuracy=hits.mean(axis=1)), drawn, int(chosen.sum()))

@@ -95,17 +95,17 @@ def _rare_indices(start: int, rare: int, split: str, seed: int) -> list[int]:
     raise InputError(f"rare: found {rare} wanted of each factor, expected what {SEARCHED} scenes hold")
 
 
-def probe(logits: np.ndarray, test: TestSet, name: str) -> Effect:
+def slice_accuracy(logits: np.ndarray, test: TestSet, name: str) -> Effect:
     """The accuracy that `name` says, of S trainings; logits: float [S, N, classes]."""
-    hits, chosen = probe_hits(logits, test, name)
+    hits, chosen = slice_hits(logits, test, name)
     return Effect.of(hits, chosen, name)
 
 
-def probe_hits(logits: np.ndarray, test: TestSet, name: str) -> tuple[np.ndarray, np.ndarray]:
+def slice_hits(logits: np.ndarray, test: TestSet, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Whether a training is right on an image, 0.0 or 1.0 [S, N], and which images count, bool [N].
 
-    name: a value of MATCHING or COUNTERPART, or "accuracy". Factors are probed on all images that have them,
-    all else on images as they come, so that it is the accuracy of the world. Raises InputError for others.
+    name: a value of MATCHING or COUNTERPART, or "accuracy". A factor's slice is all images that have it, all
+    else is of images as they come, so that it is the accuracy of the world. Raises InputError for others.
     """
     answers = logits.argmax(-1)
     if name == "fine-grained accuracy":
@@ -129,4 +129,4 @@ def _rows(test: TestSet, name: str) -> np.ndarray:
         if name in (MATCHING[defect], COUNTERPART[defect]):
             return shown if name == MATCHING[defect] else test.natural & ~shown
     names = ["accuracy", *MATCHING.values(), *COUNTERPART.values()]
-    raise InputError(f"probe: found {name!r}, expected one of {', '.join(names)}")
+    raise InputError(f"slice: found {name!r}, expected one of {', '.join(names)}")

@@ -1,9 +1,9 @@
-"""The defect dial: the scenes world rendered again with chosen defects at chosen doses.
+"""Interventions: the scenes world rendered again with chosen defects at chosen severities.
 
 P1 argues that defects of synthetic data cause those of its classifiers (sec. 3, Fig. 1). Here a defect can be
 set while all else stays as it was: an image keeps its background, sprite draw, colours and place, and only
-the defective factor is changed. Each image's chance is drawn once for all doses, so that an image confused at
-dose 0.2 is confused in the same way at dose 0.5.
+the defective factor is changed. Each image's chance is drawn once for all severities, so that an image
+confused at severity 0.2 is confused in the same way at 0.5.
 """
 
 from dataclasses import dataclass, fields, replace
@@ -28,7 +28,7 @@ SIMILAR = {  # by label, the other labels of its coarse group
 
 @dataclass(frozen=True)
 class Defects:
-    """Doses from 0 (the world as it is) to 1. Raises InputError for any other."""
+    """Severities from 0 (the world as it is) to 1. Raises InputError for any other."""
 
     confusion: float = 0.0  # chance that another class of the coarse group is shown than was asked for
     scale: float = 0.0  # share of the distance to the median size that is taken away
@@ -37,16 +37,16 @@ class Defects:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            dose = getattr(self, field.name)
-            if isinstance(dose, bool) or not isinstance(dose, int | float) or not 0 <= dose <= 1:
+            value = getattr(self, field.name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
                 raise InputError(
-                    f"Defects: found {field.name} = {dose!r}, expected a dose from 0 (none) to 1 (full)"
+                    f"Defects: found {field.name} = {value!r}, expected a severity from 0 (none) to 1 (full)"
                 )
 
     def describe(self) -> str:
-        """The doses above 0, such as "confusion 0.2 + person 1", or "none"."""
-        doses = {field.name: getattr(self, field.name) for field in fields(self)}
-        return " + ".join(f"{name} {dose:g}" for name, dose in doses.items() if dose) or "none"
+        """The severities above 0, such as "confusion 0.2 + person 1", or "none"."""
+        severities = {field.name: getattr(self, field.name) for field in fields(self)}
+        return " + ".join(f"{name} {value:g}" for name, value in severities.items() if value) or "none"
 
 
 def rerendered_set(
@@ -61,9 +61,9 @@ def rerendered_set(
 
     `label` is the class that was asked for and `true_label` (a number of the same classes) the one shown;
     they differ under confusion alone. `prompt` is P1's IN-Caption of the scene that was asked for (class,
-    caption). `defects` says in words what was done, `dose_confusion`, `dose_scale`, `dose_brightness` and
-    `dose_person` in numbers. The other columns are those of `scenes.scene_set`, with the truth of what is
-    shown and the scene's own id, so that sets of several doses compare image by image.
+    caption). `defects` says in words what was done, `severity_confusion` and the like in numbers. The other
+    columns are those of `scenes.scene_set`, with the truth of what is shown and the scene's own id, so that
+    sets of several severities compare image by image.
     Raises InputError for an unknown split.
     """
     asked = [draw_factors(index, split, seed) for index in range(start, start + count)]
@@ -76,7 +76,7 @@ def rerendered_set(
         "seed": [seed] * count,
         "prompt": [class_caption(scene.label, text) for scene, text in zip(asked, texts, strict=True)],
         "defects": [defects.describe()] * count,
-        **{f"dose_{field.name}": [float(getattr(defects, field.name))] * count for field in fields(defects)},
+        **{f"severity_{name}": [float(value)] * count for name, value in vars(defects).items()},
     }
     return from_arrays(images, [scene.label for scene in asked], CLASS_NAMES, columns)
 
@@ -98,6 +98,6 @@ def defective(scene: Factors, index: int, split: str, defects: Defects, seed: in
     )
 
 
-def _pulled(value: float, median: float, dose: float) -> float:
-    # Interpolated, so that dose 0 leaves every bit of the value as it was and dose 1 gives the median itself.
-    return float((1 - dose) * value + dose * median)
+def _pulled(value: float, median: float, severity: float) -> float:
+    # Interpolated, so that 0 leaves every bit of the value as it was and 1 gives the median itself.
+    return float((1 - severity) * value + severity * median)

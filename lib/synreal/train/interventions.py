@@ -83,16 +83,17 @@ def _check(mix: Mix, real: int, synthetic: int) -> None:
         raise InputError("mixes: found one without any image; give it some of either kind")
 
 
-# The defect dial turned on training data: one small classifier per defect, dose and seed, then RealTune.
+# Interventions on training data: one small classifier per defect, severity and seed, then RealTune.
 #
 # P1 finds defects in synthetic images and in the classifiers that learned from them, and argues from one to
 # the other (sec. 3); changing the data of its models was beyond its means. Here all trainings of one seed see
-# the same photographs, labels, backgrounds, first weights and order; only the dosed defect differs.
+# the same photographs, labels, backgrounds, first weights and order; only the defect differs.
 
 
 # Chosen on validation scenes.
 SCRATCH = Recipe(steps=160, batch_size=64, learning_rate=8e-3, warmup_steps=20)
 REALTUNE = Recipe(steps=40, batch_size=64, learning_rate=5e-4, warmup_steps=10)
+STAGES = ("from scratch", "RealTune")
 SPLIT = "train"
 FIRST = 40  # scenes whose pixels stand for the renderer's in the key of what is kept
 
@@ -120,7 +121,7 @@ class Training:
         return self.seed * (self.images + self.clean)
 
 
-def dosed_arrays(defects: Defects, count: int, start: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def intervened_arrays(defects: Defects, count: int, start: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Images (uint8 [count, 32, 32, 3]) with the defects, and the labels that were asked for (int64)."""
     asked = [draw_factors(index, SPLIT) for index in range(start, start + count)]
     shown = [defective(scene, index, SPLIT, defects) for index, scene in enumerate(asked, start)]
@@ -128,26 +129,22 @@ def dosed_arrays(defects: Defects, count: int, start: int = 0) -> tuple[np.ndarr
     return images, np.array([scene.label for scene in asked])
 
 
-def changed_share(name: str, dose: float, count: int) -> float:
-    """Which share of the first `count` training scenes, 0 to 1, a defect changes at all."""
-    scenes, defects = [draw_factors(index, SPLIT) for index in range(count)], Defects(**{name: dose})
-    return float(np.mean([defective(s, index, SPLIT, defects) != s for index, s in enumerate(scenes)]))
+def intervention_grid(names: Sequence[str], severities: Sequence[float]) -> list[Defects]:
+    """No defect, then each one of the names at each severity, one at a time.
 
-
-def dial_grid(names: Sequence[str], doses: Sequence[float]) -> list[Defects]:
-    """No defect, then each one of the names at each dose, one at a time.
-
-    Raises InputError for an unknown name, or a dose that is not above 0.
+    Raises InputError for an unknown name, or a severity that is not above 0.
     """
     known = [field.name for field in fields(Defects)]
     if unknown := [name for name in names if name not in known]:
         raise InputError(f"defects: found {unknown}, expected some of {', '.join(known)}")
-    if not doses or min(doses) <= 0:
-        raise InputError(f"doses: found {list(doses)}, expected doses above 0 up to 1; 0 is always trained")
-    return [Defects(), *(Defects(**{name: dose}) for name in names for dose in doses)]
+    if not severities or min(severities) <= 0:
+        raise InputError(
+            f"severities: found {list(severities)}, expected some above 0 up to 1; 0 is always trained"
+        )
+    return [Defects(), *(Defects(**{name: severity}) for name in names for severity in severities)]
 
 
-def turn_dial(
+def train_interventions(
     grid: Sequence[Defects],
     images: int,
     clean: int,
@@ -155,8 +152,8 @@ def turn_dial(
     test: np.ndarray,
     recipe: Recipe = SCRATCH,
     workers: int = 2,
-) -> dict[Defects, np.ndarray]:
-    """Logits float32 [2, seeds, N, classes] by defect, on test images uint8 [N, 32, 32, 3]: trained, tuned.
+) -> dict[tuple[Defects, str], np.ndarray]:
+    """Logits float32 [seeds, N, classes] by defect and one of STAGES, on test images uint8 [N, 32, 32, 3].
 
     Each training is kept in the cache as soon as it is done, under the hashes of what it depends on.
     Raises InputError for fewer than two seeds.
@@ -164,13 +161,17 @@ def turn_dial(
     if seeds < 2:
         raise InputError(f"seeds: found {seeds}, expected 2 or more for an interval, better 3")
     trainings = [Training(defects, images, clean, seed) for defects in grid for seed in range(seeds)]
-    looks = {defects: joblib.hash(dosed_arrays(defects, FIRST)) for defects in grid}
+    looks = {defects: joblib.hash(intervened_arrays(defects, FIRST)) for defects in grid}
     jobs = [(one, recipe, REALTUNE, test, looks[one.defects]) for one in trainings]
-    logits = np.stack(kept(dosed_logits, jobs, workers)).reshape(len(grid), seeds, 2, len(test), -1)
-    return dict(zip(grid, logits.swapaxes(1, 2), strict=True))
+    logits = np.stack(kept(intervened_logits, jobs, workers)).reshape(len(grid), seeds, 2, len(test), -1)
+    return {
+        (defects, stage): logits[row, :, column]
+        for row, defects in enumerate(grid)
+        for column, stage in enumerate(STAGES)
+    }
 
 
-def dosed_logits(
+def intervened_logits(
     training: Training, scratch: Recipe, realtune: Recipe, test: np.ndarray, looks: str
 ) -> np.ndarray:
     """Logits float32 [2, N, classes] of one training, before and after RealTune.
@@ -178,7 +179,7 @@ def dosed_logits(
     `looks`: hash of the first images with these defects, so that a result of another renderer is not reused.
     Raises InputError when a test image is among those that it learns from.
     """
-    images, labels = dosed_arrays(training.defects, training.images, training.start)
+    images, labels = intervened_arrays(training.defects, training.images, training.start)
     clean, truth = scene_arrays(SPLIT, training.clean, start=training.start + training.images)
     refuse_shared_pixels(np.concatenate([images, clean]), test)
     module = train_small(images, labels, len(CLASS_NAMES), replace(scratch, seed=training.seed))

@@ -15,7 +15,10 @@ from synreal.evaluate.scaling_laws import (
     exchange_rates,
     fit_curve,
     resample_repeats,
+    slice_accuracies,
 )
+from synreal.evaluate.slices import enriched_test
+from synreal.train.interventions import Mix
 
 SIZES = np.repeat([250.0, 500.0, 1000.0, 2000.0, 4000.0], 3)
 
@@ -107,3 +110,19 @@ def test_draws_vary_test_photographs_too():
     assert pairs.std() < 1e-6  # every photograph holds one image of each kind
     with pytest.raises(InputError, match=r"sizes: found \[250.0, 500.0\], expected 4"):
         fit_curve(SIZES[:6], np.full(6, 0.5), np.full((2, 6), 0.5))
+
+
+def test_the_accuracies_of_a_slice_make_both_curves():
+    """Real images alone, synthetic ones alone, and mixes, which belong to neither curve."""
+    test = enriched_test(60, 12, split="val")
+    sizes = [Mix(n, 0) for n in (10, 20, 40, 80)] + [Mix(0, n) for n in (10, 20, 40, 80)] + [Mix(10, 20)]
+    rng = np.random.default_rng(0)
+    logits = rng.random((len(sizes), 3, len(test.labels), 10))
+    found = slice_accuracies(sizes, logits, test, "accuracy", draws=20)
+    assert found.n == 60 and found.draws.shape == (20, len(sizes) * 3)
+    hits = logits[0, 1].argmax(-1) == test.labels
+    assert found.table.loc[1, "accuracy"] == hits[test.natural].mean()
+    alone = found.table[found.table["n_real"] == 0]
+    assert found.curve("synthetic").largest == 80 and len(alone) == 12
+    own = fit_curve(alone["n_syn"].to_numpy(float), alone["accuracy"].to_numpy(), found.draws[:, alone.index])
+    assert np.array_equal(found.curve("synthetic").law, own.law)

@@ -1,4 +1,4 @@
-"""The dial on training data, the small classifier it trains, and effects over seeds and photographs."""
+"""Interventions on training data, the small classifier it trains, and effects over seeds and photographs."""
 
 import numpy as np
 import pytest
@@ -7,18 +7,18 @@ import torch
 from synreal.data.scenes import scene_arrays
 from synreal.errors import InputError
 from synreal.evaluate.repeated import Effect
-from synreal.evaluate.slices import COUNTERPART, MATCHING, SEVERAL, enriched_test, probe, probe_hits
+from synreal.evaluate.slices import COUNTERPART, MATCHING, SEVERAL, enriched_test, slice_accuracy, slice_hits
 from synreal.generate.rerender import Defects
 from synreal.train.experiment import small_classifier, train_small
 from synreal.train.interventions import (
     SCRATCH,
+    STAGES,
     Mix,
     Training,
-    changed_share,
-    dial_grid,
-    dosed_arrays,
+    intervened_arrays,
+    intervention_grid,
+    train_interventions,
     train_mixes,
-    turn_dial,
 )
 from synreal.train.recipes import Recipe
 
@@ -35,41 +35,44 @@ def test_set():
     return enriched_test(60, 12, split="val")
 
 
-def test_only_the_dosed_defect_differs():
+def test_only_the_defect_differs():
     images, truth = scene_arrays("train", 30, start=5)
-    same, labels = dosed_arrays(Defects(), 30, start=5)
+    same, labels = intervened_arrays(Defects(), 30, start=5)
     assert np.array_equal(same, images) and np.array_equal(labels, truth["label"])
-    confused, asked = dosed_arrays(Defects(confusion=1.0), 30, start=5)
+    confused, asked = intervened_arrays(Defects(confusion=1.0), 30, start=5)
     assert np.array_equal(asked, labels)  # the label stays, the picture does not
     changed = (confused != images).any(axis=(1, 2, 3))
     assert np.array_equal(changed, np.isin(labels, SEVERAL))  # a bag has nothing to be confused with
 
 
-def test_grid_names_each_defect_at_each_dose():
-    grid = dial_grid(["scale", "person"], [0.5, 1.0])
+def test_grid_names_each_defect_at_each_severity():
+    grid = intervention_grid(["scale", "person"], [0.5, 1.0])
     assert [d.describe() for d in grid] == ["none", "scale 0.5", "scale 1", "person 0.5", "person 1"]
     with pytest.raises(InputError, match=r"defects: found \['blur'\], expected some of confusion"):
-        dial_grid(["scale", "blur"], [1.0])
-    for doses in ([], [0.0, 1.0]):
+        intervention_grid(["scale", "blur"], [1.0])
+    for severities in ([], [0.0, 1.0]):
         with pytest.raises(InputError, match="0 is always trained"):
-            dial_grid(["scale"], doses)
+            intervention_grid(["scale"], severities)
     with pytest.raises(InputError, match="seeds: found 1, expected 2"):
-        turn_dial(dial_grid(["scale"], [1.0]), 20, 10, 1, np.zeros((1, 32, 32, 3), np.uint8))
+        train_interventions(
+            intervention_grid(["scale"], [1.0]), 20, 10, 1, np.zeros((1, 32, 32, 3), np.uint8)
+        )
     with pytest.raises(InputError, match="clean: found 3, expected 10, one a class"):
         Training(Defects(), 20, 3, 0)
 
 
 def test_trainings_are_kept_and_do_not_depend_on_workers(test_set, monkeypatch, tmp_path):
-    grid = dial_grid(["scale"], [1.0])
-    first = turn_dial(grid, 20, 10, 2, test_set.images, TINY, workers=2)
-    assert first[Defects()].shape == (2, 2, len(test_set.labels), 10)
-    assert not np.array_equal(first[Defects()][0], first[Defects()][1])  # tuning changed something
+    grid = intervention_grid(["scale"], [1.0])
+    first = train_interventions(grid, 20, 10, 2, test_set.images, TINY, workers=2)
+    scratch, tuned = (first[Defects(), stage] for stage in STAGES)
+    assert scratch.shape == (2, len(test_set.labels), 10)
+    assert not np.array_equal(scratch, tuned)  # tuning changed something
     monkeypatch.setenv("SYNREAL_CACHE", str(tmp_path / "other"))
-    again = turn_dial(grid, 20, 10, 2, test_set.images, TINY, workers=1)
-    assert all(np.array_equal(first[defects], again[defects]) for defects in grid)
+    again = train_interventions(grid, 20, 10, 2, test_set.images, TINY, workers=1)
+    assert all(np.array_equal(first[cell], again[cell]) for cell in first)
     monkeypatch.setattr("synreal.train.interventions.train_small", None)  # would fail, were it called
-    kept = turn_dial(grid, 20, 10, 2, test_set.images, TINY, workers=1)
-    assert np.array_equal(kept[grid[1]], again[grid[1]])
+    kept = train_interventions(grid, 20, 10, 2, test_set.images, TINY, workers=1)
+    assert np.array_equal(kept[grid[1], "RealTune"], again[grid[1], "RealTune"])
 
 
 def test_first_weights_come_from_the_seed_alone():
@@ -110,16 +113,18 @@ def test_rare_scenes_are_added_but_not_counted_as_natural(test_set, monkeypatch)
         enriched_test(10, 50, split="val")
 
 
-def test_probes_ask_what_they_say(test_set):
+def test_slices_ask_what_they_say(test_set):
     right = np.eye(10, dtype=np.float32)[test_set.labels][None]
     for name in ("accuracy", *MATCHING.values(), *COUNTERPART.values()):
-        hits, chosen = probe_hits(right, test_set, name)
+        hits, chosen = slice_hits(right, test_set, name)
         assert hits[:, chosen].min() == 1 and chosen.sum() >= 12
     confused = np.eye(10, dtype=np.float32)[[{0: 2, 2: 0}.get(c, c) for c in test_set.labels]][None]
-    found = {name: probe(confused, test_set, name).per_seed[0] for name in ("coarse accuracy", "accuracy")}
+    found = {
+        name: slice_accuracy(confused, test_set, name).per_seed[0] for name in ("coarse accuracy", "accuracy")
+    }
     assert found["coarse accuracy"] == 1 and found["accuracy"] == pytest.approx(0.8)
     with pytest.raises(InputError, match="found 'colour', expected one of accuracy"):
-        probe(right, test_set, "colour")
+        slice_accuracy(right, test_set, "colour")
 
 
 def test_effects_count_seeds_and_photographs():
@@ -152,9 +157,3 @@ def test_intervals_hold_what_they_promise():
         )
         held += found.ci_low <= 0.5 <= found.ci_high
     assert 0.93 <= held / 300 <= 1.0
-
-
-def test_the_share_of_scenes_that_a_defect_changes():
-    assert changed_share("scale", 0.0, 50) == 0
-    assert changed_share("scale", 0.5, 50) == 1
-    assert 0 < changed_share("person", 1.0, 200) < 0.25
