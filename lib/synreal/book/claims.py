@@ -92,7 +92,8 @@ class Effect(_Entry):
         return self.model_dump(exclude_none=True, exclude={"where"}) | self.where
 
     def __str__(self) -> str:
-        parts = ", ".join(str(part) for part in (self.model, *self.where.values()) if part is not None)
+        facets = (part if isinstance(part, str) else f"{name} {part}" for name, part in self.where.items())
+        parts = ", ".join(part for part in (self.model, *facets) if part is not None)
         return f"{self.metric} of {parts}" if parts else self.metric
 
 
