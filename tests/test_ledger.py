@@ -130,7 +130,7 @@ def test_an_effect_selects_by_facets() -> None:
     chosen = claim(conditions=[{"effect": EFFECT | {"where": where}, "claims": "> 0"}])
     assert judge(chosen, results(*rows)) == (
         Verdict.HOLDS,
-        ["gap of a vs b, darker, 500 > 0: 0.150 (95 % interval 0.100 to 0.200, n = 100)"],
+        ["gap of a vs b, darker, images 500 > 0: 0.150 (95 % interval 0.100 to 0.200, n = 100)"],
     )
     absent = claim(conditions=[{"effect": EFFECT | {"where": {"kind": "ViT"}}, "claims": "> 0"}])
     assert judge(absent, results(*rows))[0] is Verdict.NOT_MEASURED
