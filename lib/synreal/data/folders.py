@@ -1,9 +1,9 @@
-"""Labels, folders of images and WebDataset tars as people have them, brought to common columns."""
+"""Labels and folders of images as people have them, brought to common columns."""
 
+import json
 import logging
 import os
 from collections.abc import Iterator, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,6 @@ import datasets
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from datasets.packaged_modules.webdataset.webdataset import WebDataset
 
 from synreal.errors import InputError, shorten
 
@@ -25,6 +24,8 @@ def classify(ds: datasets.Dataset, names: Sequence[str] | None, where: str) -> d
     strings (see `class_order`), or from column `class_name`. Numbers without names raise InputError.
     """
     feature = ds.features["label"]
+    if isinstance(feature, list | dict | datasets.List | datasets.LargeList):
+        raise InputError(f"{where}: labels are lists ({feature}); expected one class for each image")
     values = _label_values(ds, where)
     if names is not None:
         _check_names(names, "class_names")
@@ -130,7 +131,10 @@ def _with_labels(ds: datasets.Dataset, numbers: np.ndarray, names: list[str]) ->
 
 log = logging.getLogger(__name__)
 
+NUMBER = r"[-+]?((0|[1-9]\d*)\.?\d*|\.\d+)([eE][-+]?\d+)?|[-+]?(inf|nan)"
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".gif")
+PATH, FOLDER = "/path", "/folder"  # of an image; no column of a metadata file is called so
+TEXTS = frozenset({"file_name", "id", "cluster", "caption", "prompt", "source", "generator", "class_name"})
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")  # the names of Hugging Face's image folders
 SPLITS = ("train", "training", "val", "valid", "validation", "test", "testing")
 
@@ -168,19 +172,19 @@ def list_images(folder: Path) -> pd.DataFrame:
         raise InputError(
             f"{folder}: {len(files)} files, no image among them; expected {', '.join(EXTENSIONS)}"
         )
-    return pd.DataFrame({"path": images, "folder": [path.partition("/")[0] for path in images]})
+    return pd.DataFrame({PATH: images, FOLDER: [path.partition("/")[0] for path in images]})
 
 
 def check_class_folders(folder: Path, images: pd.DataFrame) -> None:
     """Raise InputError when images lie outside class subfolders, or a class subfolder holds none."""
-    loose = images.loc[~images["path"].str.contains("/", regex=False), "path"].tolist()
+    loose = images.loc[~images[PATH].str.contains("/", regex=False), PATH].tolist()
     if loose:
         raise InputError(
             f"{folder}: {len(loose)} images lie directly in the folder: {shorten(loose)}; expected "
             "them in one subfolder per class, or a metadata file with columns file_name and label"
         )
     subfolders = {e.name for e in os.scandir(folder) if e.is_dir() and not e.name.startswith(".")}
-    empty = sorted(subfolders - set(images["folder"]))
+    empty = sorted(subfolders - set(images[FOLDER]))
     if empty:
         raise InputError(f"{folder}: no image in the class subfolders {shorten(empty)}; fill or remove them")
 
@@ -191,15 +195,15 @@ def read_folder(root: Path, split: str | None, label: str) -> datasets.Dataset:
     images = list_images(folder)
     file = next((folder / name for name in METADATA if (folder / name).is_file()), None)
     table = _join_metadata(images, file) if file else images
-    if label not in table or label == "folder":
+    if label not in table:
         check_class_folders(folder, images)
-        table = table.assign(label=images["folder"])
+        table = table.assign(label=images[FOLDER])
     else:
         table = table.rename(columns={label: "label"})
     labels = table.pop("label")
-    extra = table.drop(columns=["path", "folder"])
-    ids = images["path"] if split is None else f"{split}/" + images["path"]
-    return from_paths(folder, images["path"].tolist(), ids.tolist(), labels, extra)
+    extra = table.drop(columns=[PATH, FOLDER])
+    ids = images[PATH] if split is None else f"{split}/" + images[PATH]
+    return from_paths(folder, images[PATH].tolist(), ids.tolist(), labels, extra)
 
 
 def from_paths(
@@ -219,71 +223,83 @@ def from_paths(
     return datasets.Dataset(table, info=datasets.DatasetInfo(features=features))
 
 
-def _walk(folder: Path) -> Iterator[str]:
-    for parent, subfolders, files in os.walk(folder, followlinks=True):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        inside = Path(parent).relative_to(folder).as_posix()
-        prefix = "" if inside == "." else f"{inside}/"
-        yield from (prefix + name for name in files if not name.startswith("."))
+def _walk(folder: Path, prefix: str = "", above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[str]:
+    """Files below a folder. A link to a folder that it lies in is passed over, or there would be no end."""
+    stat = folder.stat()
+    above |= {(stat.st_dev, stat.st_ino)}
+    with os.scandir(folder) as entries:
+        shown = [entry for entry in entries if not entry.name.startswith(".")]
+    for entry in shown:
+        if entry.is_dir():
+            target = entry.stat()
+            if (target.st_dev, target.st_ino) not in above:
+                yield from _walk(Path(entry.path), f"{prefix}{entry.name}/", above)
+        elif entry.is_file() or not Path(entry.path).exists():
+            yield prefix + entry.name
+        else:
+            raise InputError(f"{entry.path}: is a pipe, a socket or a device, expected a file; remove it")
 
 
 def _join_metadata(images: pd.DataFrame, file: Path) -> pd.DataFrame:
-    readers = {".csv": pd.read_csv, ".parquet": pd.read_parquet}
+    readers = {".csv": _read_csv, ".parquet": pd.read_parquet, ".jsonl": _read_json_lines}
     try:
-        metadata = readers[file.suffix](file) if file.suffix in readers else pd.read_json(file, lines=True)
-    except ValueError as error:  # of pandas, pyarrow and Unicode alike
+        metadata = readers[file.suffix](file)
+    except (ValueError, OSError) as error:  # of pandas, pyarrow and Unicode alike
         raise InputError(f"{file}: not readable: {error}; expected a table in UTF-8") from error
     if "file_name" not in metadata:
         raise InputError(f"{file}: columns {shorten(list(metadata))}; expected file_name among them")
-    listed, present = set(metadata["file_name"]), set(images["path"])
+    if "image" in metadata:
+        raise InputError(f"{file}: the column image would stand for the images themselves; rename it")
+    listed, present = set(metadata["file_name"]), set(images[PATH])
     if listed != present or not metadata["file_name"].is_unique:
         raise InputError(
             f"{file}: column file_name must name each image of the folder once; listed but missing: "
             f"{shorten(sorted(listed - present))}; not listed: {shorten(sorted(present - listed))}"
         )
-    return images.merge(metadata.rename(columns={"file_name": "path"}), on="path")
+    return images.merge(metadata.rename(columns={"file_name": PATH}), on=PATH)
 
 
-# The fields of WebDataset tars, also where samples lack some.
+def _read_csv(file: Path) -> pd.DataFrame:
+    """Every cell as the text that it is, and then numbers where a whole column holds them."""
+    table = pd.read_csv(file, dtype=str, keep_default_na=False)
+    if twice := [name for name in table if str(name).endswith(".1") and str(name)[:-2] in table]:
+        raise InputError(f"{file}: the columns {shorten([name[:-2] for name in twice])} are there twice")
+    return table.apply(lambda column: column if column.name in TEXTS else _typed(column))
 
 
-KEY, URL = "__key__", "__url__"  # WebDataset's own names: the stem of a sample's files, and the tar it is in
-FIRST_SAMPLES = 5  # that say which fields there are
+def _typed(column: pd.Series) -> pd.Series:
+    """Numbers where every cell is written as one, truth values except among labels, or else text.
 
-
-def tar_features(paths: Sequence[str]) -> datasets.Features:
-    """The fields of the fullest among the first samples; the others may lack some, such as the image.
-
-    The library alone would refuse tars in which they do. Raises ValueError when a sample has a field that the
-    fullest lacks, and when there is no sample.
+    01 is no number: it names something. An empty cell is a missing value.
     """
-    first = sorted(_first_samples(paths), key=len, reverse=True)
-    if not first:
-        raise ValueError("no sample in them; expected files such as 0000.jpg and 0000.txt")
-    if other := [sample for sample in first if sample.keys() - first[0].keys()]:
+    known = column.where(column != "", None)
+    cells = known.dropna()
+    if column.name != "label" and len(cells) and cells.isin(["True", "False"]).all():
+        return known.map({"True": True, "False": False})
+    if len(cells) and cells.str.fullmatch(r"-?(0|[1-9]\d*)").all():
+        return known.astype("Int64" if len(cells) < len(known) else "int64")
+    if column.name != "label" and len(cells) and cells.str.fullmatch(NUMBER).all():
+        return known.astype(float)
+    return known
+
+
+def _read_json_lines(file: Path) -> pd.DataFrame:
+    """One JSON object a line; a field is of one type in all of them, or missing."""
+    lines = [line for line in file.read_text(encoding="utf-8").split("\n") if line.strip()]
+    rows = [json.loads(line) for line in lines]
+    if strange := next((row for row in rows if not isinstance(row, dict)), None):
+        raise ValueError(f"found {strange!s:.50}, expected an object of fields in each line")
+    names = dict.fromkeys(name for row in rows for name in row)
+    return pd.DataFrame({name: _one_type(name, [row.get(name) for row in rows]) for name in names})
+
+
+def _one_type(name: str, cells: list[Any]) -> pd.Series:
+    kinds = {type(cell) for cell in cells if cell is not None}
+    if len(kinds) > 1 and kinds != {int, float}:
         raise ValueError(
-            f"{_told(first[0])}, but {_told(other[0])}; expected the same kinds of files in every sample"
+            f"{name} is {' in one line and '.join(sorted(k.__name__ for k in kinds))} in another"
         )
-    features = datasets.Dataset.from_list(first).features
-    images = {name: datasets.Image() for name in features if _is_image(name)}
-    return datasets.Features(features | images)
-
-
-def _first_samples(paths: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """A few, and on to the first that holds an image."""
-    open_tar, seen = datasets.DownloadManager().iter_archive, False
-    tars = (WebDataset._get_pipeline_from_tar(path, open_tar(path)) for path in paths)
-    for number, sample in enumerate(chain.from_iterable(tars), start=1):
-        yield sample
-        seen = seen or any(map(_is_image, sample))
-        if seen and number >= FIRST_SAMPLES:
-            return
-
-
-def _is_image(field: str) -> bool:
-    return field.rsplit(".", 1)[-1].lower() in WebDataset.IMAGE_EXTENSIONS
-
-
-def _told(sample: dict[str, Any]) -> str:
-    fields = [name for name in sample if name not in (KEY, URL)]
-    return f"sample {sample[KEY]} of {sample[URL]} holds {shorten(fields)}"
+    if name in TEXTS and kinds & {int, float}:
+        return pd.Series([None if cell is None else str(cell) for cell in cells], dtype=object)
+    whole = kinds == {int} and None not in cells
+    return pd.Series(cells, dtype=None if whole or kinds <= {int, float} else object)

@@ -1,16 +1,19 @@
 """The kinds of places an image set is read from: folder, parquet, WebDataset, saved Dataset, the hub."""
 
+import glob
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import datasets
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 
-from synreal.data.folders import KEY, SPLITS, URL, read_folder, tar_features
+from synreal.data.folders import EXTENSIONS, SPLITS, read_folder
+from synreal.data.tars import KEY, URL, tar_features
 from synreal.errors import InputError, shorten
 from synreal.paths import cache_dir
 
@@ -33,7 +36,8 @@ def read_source(source: str | Path, split: str | None, image: str, label: str) -
         ds = _read_webdataset(files, label)
     else:
         ds = _read_hub(str(source), split) if kind == "hub" else _read_saved(Path(source), split)
-    return _name_columns(ds, image, label, str(source))
+    ds = _name_columns(ds, image, label, str(source))
+    return with_own_images(ds, Path(source)) if kind in ("parquet", "saved") else ds
 
 
 def find_source(source: str | Path, split: str | None) -> tuple[Kind, list[Path]]:
@@ -54,13 +58,19 @@ def find_source(source: str | Path, split: str | None) -> tuple[Kind, list[Path]
 
 
 def _kind_of_folder(path: Path, split: str | None) -> tuple[Kind, list[Path]]:
-    if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
+    if (path / "dataset_info.json").is_file() or (path / "dataset_dict.json").is_file():
         return "saved", []
-    files = sorted([*path.rglob("*.parquet"), *path.rglob("*.tar")])
+    files = sorted(file for end in ("*.parquet", "*.tar") for file in path.rglob(end) if file.is_file())
     files = [file for file in _without_companions(files) if file.name != "metadata.parquet"]
-    if not files:
+    if not files or _holds_images(path):
         return "folder", []
     return _kind_of_files(files), _files_of_split(path, files, split)
+
+
+def _holds_images(path: Path) -> bool:
+    """Whether image files lie in subfolders: what other tools left beside them is then no image set."""
+    images = (file for file in path.glob("*/**/*") if file.suffix.lower() in EXTENSIONS and file.is_file())
+    return next(images, None) is not None
 
 
 def _without_companions(files: list[Path]) -> list[Path]:
@@ -97,11 +107,8 @@ def _split_of(path: Path) -> str | None:
 
 
 def _read_parquet(files: list[Path], image: str, label: str) -> datasets.Dataset:
-    """Column types come from the first file; images become Image while they are written to the cache."""
-    try:
-        schema = pq.read_schema(files[0])
-    except pa.ArrowInvalid as error:
-        raise InputError(f"{files[0]}: not a parquet file ({error})") from error
+    """Column types hold for all files; images become Image while they are written to the cache."""
+    schema = _common_schema(files)
     _need_columns(str(files[0]), schema.names, (image, label))
     for i, field in enumerate(schema):
         if pa.types.is_dictionary(field.type):
@@ -114,6 +121,70 @@ def _read_parquet(files: list[Path], image: str, label: str) -> datasets.Dataset
         )
     features[image] = datasets.Image()
     return load_files("parquet", files, features)
+
+
+def _common_schema(files: list[Path]) -> pa.Schema:
+    """The schema of all files, numbers as wide as any of them needs. Raises InputError where they differ in a
+    column, its type or the names of its classes: a label then means another class in another file."""
+    schemas = {}
+    for file in files:
+        try:
+            schemas[file] = pq.read_schema(file)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise InputError(f"{file}: not a parquet file ({error})") from error
+    first, *others = files
+    known = datasets.Features.from_arrow_schema(schemas[first])
+    for file in others:
+        for name, feature in datasets.Features.from_arrow_schema(schemas[file]).items():
+            before = known.get(name)
+            if isinstance(feature, datasets.ClassLabel) and feature != before:
+                names = getattr(before, "names", None)
+                told = f"{shorten(names)} in {first.name}" if names else f"{before} in {first.name}"
+                raise InputError(
+                    f"{file}: the classes of {name} are {shorten(feature.names)}, but {told}; write the "
+                    "files with one list of classes, or with the names as text"
+                )
+    try:
+        schema = pa.unify_schemas(list(schemas.values()), promote_options="permissive")
+    except (pa.ArrowTypeError, pa.ArrowInvalid) as error:
+        raise InputError(f"{first.parent}: the files differ in the type of a column: {error}") from error
+    return schema.with_metadata(schemas[first].metadata)
+
+
+def with_own_images(ds: datasets.Dataset, place: Path) -> datasets.Dataset:
+    """The set with the bytes of images that its table only names, looked for beside the table.
+
+    place: the table or its folder. Raises InputError for a name outside that folder and for a URL: a table
+    may come from anybody, and what it names is not what the user named. A missing file keeps its name alone.
+    """
+    root = (place if place.is_dir() else place.parent).resolve()
+    raw = ds.cast_column("image", datasets.Image(decode=False))
+    names = [row["path"] for row in _named_only(raw)]
+    for name in names:
+        if "://" in name or not (root / name).resolve().is_relative_to(root):
+            raise InputError(
+                f"{place}: names the image {name}, which is not in {root}; store the images in the table, or "
+                "beside it with paths relative to it"
+            )
+    if not names:
+        return ds
+    found = raw.map(lambda row: {"image": _read_beside(row["image"], root)}, desc="images beside the table")
+    return found.cast_column("image", datasets.Image())
+
+
+def _named_only(raw: datasets.Dataset) -> Iterator[dict[str, Any]]:
+    for table in raw.select_columns(["image"]).with_format("arrow").iter(batch_size=4096):
+        column = table["image"].combine_chunks()
+        without, path = (pc.struct_field(column, part) for part in ("bytes", "path"))
+        named = pc.and_(pc.is_null(without), pc.is_valid(path))
+        yield from column.filter(pc.fill_null(named, False)).to_pylist()
+
+
+def _read_beside(image: dict[str, Any] | None, root: Path) -> dict[str, Any] | None:
+    if image is None or image["bytes"] is not None or image["path"] is None:
+        return image
+    file = root / image["path"]
+    return {"bytes": file.read_bytes() if file.is_file() else None, "path": str(file)}
 
 
 def _holds_bytes(kind: pa.DataType) -> bool:
@@ -156,11 +227,12 @@ def load_files(
 ) -> datasets.Dataset:
     """All rows of the files, kept in the cache. Raises InputError when they cannot be read."""
     paths, cache = [str(file.resolve()) for file in files], str(cache_dir() / "datasets")
+    patterns = [glob.escape(path) for path in paths]  # the library takes names for patterns
     builder = "webdataset" if kind == "tar" else kind
     try:
         features = tar_features(paths) if kind == "tar" else features
         return datasets.load_dataset(
-            builder, data_files=paths, split="train", features=features, cache_dir=cache
+            builder, data_files=patterns, split="train", features=features, cache_dir=cache
         )
     except (DatasetGenerationError, ValueError, OSError, pa.ArrowException, tarfile.TarError) as error:
         where = files[0].parent if len(files) > 1 else files[0]
@@ -169,7 +241,10 @@ def load_files(
 
 
 def _read_saved(path: Path, split: str | None) -> datasets.Dataset:
-    saved = datasets.load_from_disk(str(path))
+    try:
+        saved = datasets.load_from_disk(str(path))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: not a folder written by Dataset.save_to_disk: {error}") from error
     if isinstance(saved, datasets.Dataset):
         if split is not None:
             raise InputError(f"split: found {split!r}, but {path} holds a single Dataset; leave split out")
@@ -194,8 +269,11 @@ def _read_hub(source: str, split: str | None) -> datasets.Dataset:
             f"{source}: the hub could not be reached or has no such set ({error}); check the name and the "
             "network, or fetch the set on another machine and give the folder of its parquet files"
         ) from error
-    except ValueError as error:
-        raise InputError(f"{source}: {error}") from error
+    except (ValueError, RuntimeError) as error:  # several configurations; a loading script
+        raise InputError(
+            f"{source}: {error} If that cannot be named here, fetch the set with the datasets library, and "
+            "give the folder of `save_to_disk`"
+        ) from error
 
 
 def _name_columns(ds: datasets.Dataset, image: str, label: str, where: str) -> datasets.Dataset:

@@ -7,8 +7,8 @@ import datasets
 import pandas as pd
 import pyarrow.compute as pc
 
-from synreal.data.folders import KEY, URL
-from synreal.data.sources import Kind, find_source, load_files
+from synreal.data.sources import Kind, find_source, load_files, with_own_images
+from synreal.data.tars import KEY, URL
 from synreal.data.worlds import open_world
 from synreal.errors import InputError, shorten
 from synreal.paths import located
@@ -125,7 +125,7 @@ def _named(rows: datasets.Dataset, where: str, files: list[Path]) -> datasets.Da
     kind = rows.features["image"]
     if not isinstance(kind, (datasets.Image, dict)) and getattr(kind, "dtype", "") not in ENCODED:
         raise InputError(f"{where}: column {images[0]} holds {kind}; expected encoded images, or their paths")
-    rows = rows.cast_column("image", datasets.Image())
+    rows = with_own_images(rows.cast_column("image", datasets.Image()), files[0] if files else Path(where))
     rows = _with_ids(_renamed(rows, CAPTION_COLUMNS, "caption"), files)
     if "source" not in rows.column_names:
         rows = rows.add_column("source", [Path(where).name] * len(rows))
