@@ -141,7 +141,7 @@ def load_module(card: Card) -> nn.Module:
     """The card's model with its weights in float32, in eval mode, on the CPU; raises as `load_classifier`."""
     file = weights_file(card)
     _check_sha256(file, card)
-    state = read_weights(file)
+    state = _without_prefixes(read_weights(file), file)
     module = build_module(card)
     _check_shapes(state, module, file, card)
     _check_values(state, module, file)
@@ -185,7 +185,7 @@ def read_weights(file: Path) -> dict[str, Tensor]:
     """Tensors by name, floating ones as float32; from safetensors, or a pickle that holds tensors only."""
     if file.suffix == ".safetensors":
         try:
-            state = _without_prefixes(load_file(file), file)
+            state = load_file(file)
         except SafetensorError as error:
             raise InputError(f"{file}: not a readable safetensors file: {error}") from error
     elif file.name.endswith((".pt", ".pth", ".pth.tar")):
