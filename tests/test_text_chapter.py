@@ -210,6 +210,8 @@ def test_losses_are_reported_by_a_column_of_the_test_text(sets, trained):
         clusters_by(test, "domain")
     with pytest.raises(InputError, match="test text: no column genre; found .'id', 'cluster'"):
         clusters_by(test, "genre")
+    with pytest.raises(InputError, match="column genre has the value all, which names the whole"):
+        clusters_by(sets.test.add_column("genre", ["all"] * 48), "genre")
     halves = sets.test.add_column("half", ["a", "b"] * 24)
     with pytest.raises(InputError, match="cluster '3/0' has several values of half, expected one"):
         clusters_by(halves, "half")
