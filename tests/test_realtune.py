@@ -14,7 +14,7 @@ from synreal.errors import InputError
 from synreal.models import Card, build_module, load_card, load_classifier, save_checkpoint
 from synreal.train.recipes import Recipe
 from synreal.train.state import accuracy_watch
-from synreal.train.tuning import TuningData, spoilt, tune_checkpoint
+from synreal.train.tuning import TuningData, collapsed, tune_checkpoint
 
 CLASSES = ("coat", "bag", "sandal")
 VIT = Card(
@@ -269,8 +269,8 @@ def test_a_loss_that_rose_to_that_of_guessing_is_warned_of_on_the_card(checkpoin
         ([1.3, *[1.0] * 18, 2.4], False),  # one bad batch at the end
     ],
 )
-def test_a_spoilt_checkpoint_is_worse_than_before_and_than_guessing(losses, warned):
-    assert bool(spoilt(losses, np.log(10))) == warned
+def test_a_collapsed_checkpoint_is_worse_than_before_and_than_guessing(losses, warned):
+    assert bool(collapsed(losses, np.log(10))) == warned
 
 
 def test_the_curve_holds_what_was_watched(checkpoints, tmp_path):

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from synreal.errors import InputError
-from synreal.train.finetune import Tunable, interpolate, interpolation_path, tune
+from synreal.train.finetune import Tunable, tune
 from synreal.train.loop import Diverged
 from synreal.train.recipes import Recipe
 
@@ -121,18 +121,6 @@ def test_wise_ft_ends_between_before_and_after():
         if before.is_floating_point():
             torch.testing.assert_close(now[name], 0.75 * before + 0.25 * end[name])
     assert int(now["stem.1.num_batches_tracked"]) == 6
-
-
-def test_the_interpolation_path_ends_at_both_and_leaves_the_module_alone():
-    start = tunable()
-    tuned = tune(start, "full", RECIPE, watch=watch)
-    kept = {name: tensor.clone() for name, tensor in start.module.state_dict().items()}
-    path = interpolation_path(start.module, tuned.before, tuned.after, (0, 0.5, 1), watch)
-    assert path["alpha"].tolist() == [0, 0.5, 1]
-    assert path["loss"].iloc[[0, -1]].tolist() == pytest.approx(tuned.curve["loss"].tolist(), abs=1e-6)
-    assert all(torch.equal(tensor, kept[name]) for name, tensor in start.module.state_dict().items())
-    half = interpolate(tuned.before, tuned.after, 0.5)
-    assert half["stem.1.num_batches_tracked"] == tuned.after["stem.1.num_batches_tracked"]
 
 
 def test_lora_adds_a_low_rank_to_linear_layers_and_attention_alone():

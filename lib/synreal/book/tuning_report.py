@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 from datasets import Dataset
 
+from synreal.book.tables import estimates
 from synreal.cache import write_text
 from synreal.data.decode import image_set_hash
 from synreal.data.imageset import mixed_classes
@@ -188,24 +189,16 @@ def adapt_report(
 def _row(when: str, reading: str, predictions: Predictions) -> dict[str, object]:
     hit = correct(predictions)
     low, high = wilson_bounds(int(hit.sum()), len(hit))
-    accuracy = float(hit.mean())
-    return {
-        "adaptation": when,
-        "reading": reading,
-        "accuracy": accuracy,
-        "ci_low": low,
-        "ci_high": high,
-        "n": len(hit),
-    }
+    what: dict[str, object] = {"adaptation": when, "reading": reading, "accuracy": float(hit.mean())}
+    return what | {"ci_low": low, "ci_high": high, "n": len(hit)}
 
 
 def _write_adaptation(table: pd.DataFrame, out: Path, title: str) -> Path:
     records = json.loads(table.to_json(orient="records"))  # NaN bounds become null
     (out / "accuracy.json").write_text(json.dumps({"what": title, "accuracies": records}, indent=1) + "\n")
-    lines = ["| adaptation | reading | accuracy | 95 % interval | n |", "|---|---|---|---|---|"]
-    for row in table.itertuples():
-        interval = f"{row.ci_low:.3f} to {row.ci_high:.3f}"
-        lines.append(f"| {row.adaptation} | {row.reading} | {row.accuracy:.3f} | {interval} | {row.n:,} |")
+    words = estimates(table.rename(columns={"accuracy": "value"}))
+    shown = table[["adaptation", "reading", "n"]].assign(**{"accuracy (95 % interval)": words})
     page = out / "accuracy.md"
-    page.write_text(f"# Accuracy before and after adaptation\n\n{title}\n\n" + "\n".join(lines) + "\n")
+    lines = ["# Accuracy before and after adaptation", title, shown.to_markdown(index=False)]
+    page.write_text("\n\n".join(lines) + "\n")
     return page

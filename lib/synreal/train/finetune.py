@@ -1,6 +1,6 @@
 """Tuning of a classifier: what is trained, and how (P1 sec. 4, P2 sec. 4)."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,21 +35,6 @@ def interpolate(before: Weights, after: Weights, alpha: float) -> dict[str, Tens
         name: torch.lerp(before[name], tensor, alpha) if tensor.is_floating_point() else tensor
         for name, tensor in after.items()
     }
-
-
-def interpolation_path(
-    module: nn.Module, before: Weights, after: Weights, alphas: Iterable[float], watch: Watch
-) -> pd.DataFrame:
-    """One row per alpha: alpha, and what `watch(module)` returns on the way from `before` (0) to `after` (1).
-
-    The module is left as it was. Source: WiSE-FT (Wortsman et al. 2022).
-    """
-    return pd.DataFrame(
-        [
-            {"alpha": alpha} | _with_weights(module, interpolate(before, after, alpha), watch)
-            for alpha in alphas
-        ]
-    )
 
 
 def watch_between(before: Weights, alpha: float, watch: Watch) -> Watch:

@@ -5,12 +5,13 @@ import json
 import math
 import shutil
 import warnings
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from datasets import Dataset
@@ -113,6 +114,38 @@ def check_images(images: Dataset, card: Card) -> None:
         )
 
 
+def rarest(images: Dataset, values: pd.Series, budget: int, seed: int = 0) -> Dataset:
+    """`budget` images with high values of a measure, as many of each class as there are.
+
+    values: the measure by image id, NaN where it is undefined; turn its sign where low values are rare. The
+    rare end of a class is its most extreme images, twice as many as are wanted, of which the seed draws half;
+    of a measure that answers yes or no it is every yes. P1 (sec. 4.2)
+    does not say where it cuts.
+    Raises InputError when a class has fewer rare images than wanted.
+    """
+    labels = np.asarray(images.with_format("numpy")["label"][:])
+    found, names = values.reindex(images["id"][:]).to_numpy(), class_names(images)
+    wanted = np.diff(np.arange(len(names) + 1) * budget // len(names))
+    rng, rows = np.random.default_rng(seed), []
+    for label, count in enumerate(wanted):
+        ends = _rare_end(found, np.flatnonzero(labels == label), 2 * count)
+        if len(ends) < count:
+            raise InputError(
+                f"rare images: class {names[label]} has {len(ends)} at the rare end of {values.name}, "
+                f"expected {count}; choose them from a larger set, or ask for fewer"
+            )
+        rows.append(rng.permutation(ends)[:count])
+    return images.select(np.sort(np.concatenate(rows)))
+
+
+def _rare_end(values: np.ndarray, rows: np.ndarray, most: int) -> np.ndarray:
+    """The rows with the highest values, at most so many; of yes and no, every yes."""
+    known = rows[np.isfinite(values[rows])]
+    if set(np.unique(np.abs(values[known]))) <= {0.0, 1.0}:
+        return known[values[known] == 1]
+    return known[np.argsort(-values[known], kind="stable")[:most]]
+
+
 # RealTune (P1 sec. 4): a trained image classifier tuned with a few labelled images.
 #
 # SynTune is the same with synthetic images. The result is a checkpoint like any other.
@@ -144,7 +177,7 @@ def tune_checkpoint(
     watch looks at.
     A finished folder is not trained again and an interrupted one goes on; one made from anything else is
     refused. The card's field `training` says what was tuned on what, and warns, as this function does, where
-    tuning left the checkpoint no better than guessing (`spoilt`).
+    tuning left the checkpoint no better than guessing (`collapsed`).
     Raises InputError for classes that the checkpoint lacks, fewer images than classes, and as `check_recipe`
     and `tune` do.
     """
@@ -169,7 +202,7 @@ def tune_checkpoint(
             (out / WORK / name).replace(out / name)
         note_run(out / RUN_FILE, inputs)
         training = _training(classifier.card, images, method, recipe)
-        if warning := spoilt(losses, _guess(images, method, recipe)):
+        if warning := collapsed(losses, _guess(images, method, recipe)):
             warnings.warn(f"{out}: {warning}", stacklevel=2)
             training["warning"] = warning
         save_checkpoint(out, tunable.module, tuned_card(classifier.card, method, out, training))
@@ -211,7 +244,7 @@ def head_names(module: nn.Module) -> tuple[str, ...]:
     return tuple(name for name, part in module.named_modules() if any(part is head for head in heads))
 
 
-def spoilt(losses: Sequence[float], guess: float) -> str:
+def collapsed(losses: Sequence[float], guess: float) -> str:
     """A warning where training ended worse than it began and no better than guessing; else nothing.
 
     The end is the mean over the last tenth of the steps. `guess`: the loss of a uniform guess.
@@ -293,15 +326,18 @@ def _training(card: Card, images: Dataset, method: Method, recipe: Recipe) -> di
 # Tuned checkpoints and their answers, each computed at most once: what studies of RealTune are made of.
 
 
+Key = TypeVar("Key", bound=Hashable)
+
+
 @dataclass(frozen=True)
 class Tuning:
     """One tuning: of which checkpoint, on which images, and how. The seed is the recipe's."""
 
-    model: str  # what tables call it; runs of one model differ in the seed alone
     checkpoint: str
     images: Dataset
     recipe: Recipe
     method: Method = "full"
+    alpha: float = 1.0  # how far to go from the weights before (0) to those after (1), once that is done
 
     @property
     def folder(self) -> Path:
@@ -313,28 +349,39 @@ class Tuning:
 
 
 def tune_and_examine(tuning: Tuning, worlds: Sequence[World], device: str = "cpu") -> list[Predictions]:
-    """The answers of the tuned checkpoint on each world; raises as `tune_checkpoint`."""
+    """The answers of the tuned checkpoint on each world; raises as `tune_checkpoint` and `interpolated`."""
     folder = tuning.folder
-    tune_checkpoint(tuning.checkpoint, tuning.images, folder, tuning.method, tuning.recipe)
-    return [replace(examine(str(folder), world, device=device), model=tuning.model) for world in worlds]
+    if tuning.alpha == 1:
+        tune_checkpoint(tuning.checkpoint, tuning.images, folder, tuning.method, tuning.recipe)
+    else:
+        folder = interpolated(tuning.checkpoint, folder, tuning.alpha)
+    return [examine(str(folder), world, device=device) for world in worlds]
 
 
 def tune_all(
-    tunings: Sequence[Tuning], worlds: Sequence[World], workers: int = 1, device: str = "cpu"
-) -> list[dict[str, list[Predictions]]]:
-    """For each world, the answers by model, one per tuning in the order given; `workers` tunings at once."""
-    jobs = [(tuning, worlds, device) for tuning in tunings]
-    return _by_world(compute(tune_and_examine, jobs, workers), worlds)
+    tunings: Mapping[Key, Sequence[Tuning]], worlds: Sequence[World], workers: int = 1, device: str = "cpu"
+) -> list[dict[Key, list[Predictions]]]:
+    """For each world, the answers by key, one per tuning in the order given; `workers` tunings at once."""
+    jobs = [(tuning, worlds, device) for repeats in tunings.values() for tuning in repeats]
+    done = iter(compute(tune_and_examine, jobs, workers))
+    answers = {key: [next(done) for _ in repeats] for key, repeats in tunings.items()}
+    return [
+        {key: [found[place] for found in repeats] for key, repeats in answers.items()}
+        for place in range(len(worlds))
+    ]
 
 
-def interpolated(tuning: Tuning, alpha: float) -> Path:
-    """The checkpoint `alpha` of the way from before a finished tuning to after it (WiSE-FT).
+def interpolated(checkpoint: str, tuned: Path, alpha: float) -> Path:
+    """The checkpoint `alpha` of the way from before a tuning to after it (WiSE-FT, Wortsman et al. 2022).
 
-    A zero-shot CLIP that tuning made an image tower with a linear head begins as such a tower.
+    A zero-shot CLIP that tuning made an image tower with a linear head begins as such a tower. Raises
+    InputError where the tuning is not finished.
     """
-    out = tuning.folder / f"alpha-{alpha:g}"
+    out = tuned / f"alpha-{alpha:g}"
+    if not (tuned / CARD_FILE).exists():
+        raise InputError(f"alpha {alpha:g}: {tuned} is not tuned yet; tune it first, with alpha 1")
     if not (out / CARD_FILE).exists():
-        before, after = load_classifier(tuning.checkpoint), load_classifier(str(tuning.folder))
+        before, after = load_classifier(checkpoint), load_classifier(str(tuned))
         start = before.module
         if isinstance(before, ZeroShotClassifier) and after.card.head == "linear":
             start = tower_from_zero_shot(before)
@@ -342,30 +389,3 @@ def interpolated(tuning: Tuning, alpha: float) -> Path:
         after.module.load_state_dict(weights)
         save_checkpoint(out, after.module, after.card)
     return out
-
-
-def examine_path(
-    tunings: Sequence[Tuning],
-    alphas: Sequence[float],
-    worlds: Sequence[World],
-    workers: int = 1,
-    device: str = "cpu",
-) -> list[dict[str, list[Predictions]]]:
-    """As `tune_all`, of the checkpoints along the way, called "<model>, alpha <alpha>"."""
-    jobs = [(tuning, alpha, worlds, device) for alpha in alphas for tuning in tunings]
-    return _by_world(compute(_examine_between, jobs, workers), worlds)
-
-
-def _examine_between(tuning: Tuning, alpha: float, worlds: Sequence[World], device: str) -> list[Predictions]:
-    checkpoint, model = str(interpolated(tuning, alpha)), f"{tuning.model}, alpha {alpha:g}"
-    return [replace(examine(checkpoint, world, device=device), model=model) for world in worlds]
-
-
-def _by_world(
-    found: Sequence[list[Predictions]], worlds: Sequence[World]
-) -> list[dict[str, list[Predictions]]]:
-    by_world: list[dict[str, list[Predictions]]] = [{} for _ in worlds]
-    for answers in found:
-        for models, predictions in zip(by_world, answers, strict=True):
-            models.setdefault(predictions.model, []).append(predictions)
-    return by_world
