@@ -59,9 +59,11 @@ zoo: install  ## train the shipped models again from nothing; goes on when inter
 	$(BIN)/python -m synreal.zoo
 
 .PHONY: store
-store: install  ## execute every notebook and store its outputs in notebooks/, for a commit
-	$(BIN)/synreal run --all --out $(RUN)
-	cp $(RUN)/notebooks/*.ipynb notebooks/
+store: install  ## execute every notebook from nothing and store its outputs in notebooks/; wants a clean tree
+	@[ -z "$$(git status --porcelain)" ] || { echo "make store: commit first, so that the stored outputs name" \
+	    "the revision that made them; git status shows what is not committed" >&2; exit 2; }
+	SYNREAL_CACHE=$(CURDIR)/$(RUN)-cache $(BIN)/synreal run --all --out $(RUN)-store
+	cp $(RUN)-store/notebooks/*.ipynb notebooks/
 
 .PHONY: lock
 lock:  ## resolve pyproject.toml into requirements.lock (then bring environment.yml in step: the tests say how)

@@ -8,7 +8,18 @@ import torch
 from joblib import delayed
 
 from synreal import cache
-from synreal.cache import LIMIT, atomic, compute, file_hash, file_hashes, one_thread, side_by_side, write_text
+from synreal.cache import (
+    LIMIT,
+    atomic,
+    compute,
+    file_hash,
+    file_hashes,
+    one_thread,
+    only_here,
+    read_record,
+    side_by_side,
+    write_text,
+)
 from synreal.errors import InputError
 
 
@@ -111,3 +122,20 @@ def test_a_file_is_hashed_once_and_again_when_its_content_is_replaced(tmp_path, 
     shutil.move(tmp_path / "new", files[0])  # the same name, size and time of content
     after = file_hashes(files)
     assert after[0] != before[0] and after[1] == before[1] and asked == ["a", "b", "a"]
+
+
+def test_two_processes_do_not_write_into_one_folder(tmp_path):
+    with only_here(tmp_path / "out"):
+        with pytest.raises(InputError, match="another process is writing here"), only_here(tmp_path / "out"):
+            pass
+        with only_here(tmp_path / "other"):
+            pass
+    with only_here(tmp_path / "out"):
+        assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", '{"a": 1}', "[" * 100_000, "\x00"])
+def test_a_damaged_record_is_named_with_what_to_delete(tmp_path, text):
+    (tmp_path / "record.json").write_text(text)
+    with pytest.raises(InputError, match=r"record.json: damaged .* delete this file"):
+        read_record(tmp_path / "record.json", ["b"])

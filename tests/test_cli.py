@@ -1,7 +1,9 @@
 """The command line: exit status, messages without traceback, and help that answers at once."""
 
+import errno
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -186,3 +188,29 @@ def test_synbench_stops_at_images_that_cannot_be_decoded_or_drops_them(synreal, 
     with pytest.warns(UserWarning, match="1 unreadable images were dropped"):
         status, _, _ = synreal(*benched(generated, "--unreadable", "drop"))
     assert status == 0 and "59 of mine" in (generated / "report" / "index.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (InputError("seed: found -1"), 2, "synreal: seed: found -1"),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "/run/x"),
+            2,
+            "synreal: /run/x: No space left on device",
+        ),
+        (OSError(errno.EIO, "Input/output error"), 70, "unexpected OSError"),
+        (KeyError("x"), 70, "synreal: unexpected KeyError: 'x'"),
+    ],
+)
+def test_a_crash_is_never_taken_for_a_verdict(monkeypatch, capsys, error, status, said):
+    def fail():
+        raise error
+
+    monkeypatch.setattr(cli, "app", fail)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    told = capsys.readouterr().err
+    assert stopped.value.code == status and said in told and "Traceback" not in told
+    if status == 70:
+        assert "Traceback" in Path(told.split("The log: ")[1].strip()).read_text()

@@ -266,3 +266,8 @@ def test_a_figure_without_words_is_refused(run: Path, empty: str) -> None:
     words = {"caption": "c", "alt": "a"} | {empty: " "}
     with pytest.raises(InputError, match=empty):
         Study("s", "mini").figure("dots", plt.figure(), **words)
+
+
+def test_names_with_unicode_line_breaks_are_read_back(run: Path) -> None:
+    Study("s", "mini").record(**ROW | {"model": "a\u2028b\u0085c"})
+    assert read_results(run)["model"].tolist() == ["a\u2028b\u0085c"]

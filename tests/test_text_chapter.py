@@ -8,7 +8,9 @@ import pandas as pd
 import pytest
 from transformers import GPT2Config
 
+from synreal.book.parameters import book_notebooks, resolve
 from synreal.errors import InputError
+from synreal.text.corpora import load_texts
 from synreal.text.gpt2 import equal_rows, gpt2_config, learn_text_tokenizer, load_gpt2, new_gpt2
 from synreal.text.measures import (
     compare,
@@ -208,6 +210,8 @@ def test_losses_are_reported_by_a_column_of_the_test_text(sets, trained):
         clusters_by(test, "domain")
     with pytest.raises(InputError, match="test text: no column genre; found .'id', 'cluster'"):
         clusters_by(test, "genre")
+    with pytest.raises(InputError, match="column genre has the value all, which names the whole"):
+        clusters_by(sets.test.add_column("genre", ["all"] * 48), "genre")
     halves = sets.test.add_column("half", ["a", "b"] * 24)
     with pytest.raises(InputError, match="cluster '3/0' has several values of half, expected one"):
         clusters_by(halves, "half")
@@ -222,6 +226,58 @@ def test_losses_are_reported_by_a_column_of_the_test_text(sets, trained):
         [t["nats"][2:].sum() / t["tokens"][2:].sum() for t in trained.losses[TextModel("Syn")]]
     )
     assert estimate.texts == 40 and estimate.loss(TextModel("Syn")).value == pytest.approx(expected)
+
+
+NAMES = ("real", "synthetic", "validation", "test")
+
+
+@pytest.fixture
+def prompted(tmp_path, monkeypatch):
+    """Texts of people and of a model to the same prompts, in the files that the profile `photos` names."""
+    monkeypatch.setenv("SYNREAL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("SYNREAL_TEXTS", str(tmp_path))
+    for number, name in enumerate(NAMES):
+        texts = made_texts(40, number).remove_columns(["id", "cluster", "source"])
+        prompts = [f"{max(number, 1)}-{row}" for row in range(40)]  # real and synthetic share them
+        columns = {"id": [f"{name}/{prompt}" for prompt in prompts], "cluster": prompts}
+        columns |= {"source": [name] * 40, "domain": ["story", "review"] * 20}
+        for column, values in columns.items():
+            texts = texts.add_column(column, values)
+        texts.to_parquet(tmp_path / f"{name}.parquet")
+    return tmp_path
+
+
+def read_prompted():
+    chapter = "05_text_realtune"
+    given = resolve([book_notebooks()[chapter]], "photos")[chapter]
+    sets = TextSets(*(load_texts(given[f"{name}_set"]) for name in NAMES))
+    sets.check()
+    return clusters_by(sets.test, given["domain"])
+
+
+def test_texts_to_the_same_prompts_are_read_by_the_profile_of_photographs(prompted):
+    assert {name: mask.sum() for name, mask in read_prompted().items()} == {
+        "all": 40, "story": 20, "review": 20
+    }  # fmt: skip
+    table = pd.read_parquet(prompted / "test.parquet")
+    table.drop(columns="domain").to_parquet(prompted / "test.parquet")
+    with pytest.raises(InputError, match=r"no column domain; found \['id', 'cluster', 'source'\]"):
+        read_prompted()
+    table.assign(cluster="1-7").to_parquet(prompted / "test.parquet")
+    with pytest.raises(InputError, match="the real text and the test text: share 1 clusters, such as '1-7'"):
+        read_prompted()
+    table.rename(columns={"text": "body"}).to_parquet(prompted / "test.parquet")
+    with pytest.raises(InputError, match=r"test.parquet: no column text; found \['body', .* \?column=NAME"):
+        read_prompted()
+    (prompted / "test.parquet").unlink()
+    with pytest.raises(InputError, match=r"test.parquet: no such file or folder; expected austen/PART"):
+        read_prompted()
+
+
+def test_a_folder_of_texts_that_was_not_named(monkeypatch):
+    monkeypatch.delenv("SYNREAL_TEXTS", raising=False)
+    with pytest.raises(InputError, match="set the environment variable SYNREAL_TEXTS to the folder"):
+        read_prompted()
 
 
 def test_measures_on_texts_whose_values_are_known():

@@ -1,12 +1,15 @@
 """What is expensive is computed once, written whole or not at all, by several processes side by side."""
 
+import fcntl
 import hashlib
 import io
+import json
 import os
 import secrets
 import shutil
 import socket
 import sqlite3
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, redirect_stderr
 from pathlib import Path
@@ -46,6 +49,45 @@ def write_text(path: str | Path, text: str) -> None:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
+
+
+def read_record(path: Path, keys: Sequence[str] = ()) -> dict[str, Any]:
+    """The JSON object of a file that synreal wrote, which holds at least these keys.
+
+    Raises InputError for one that was changed or cut, with what to delete.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise damaged(path, str(error)) from error
+    if not isinstance(found, dict) or any(key not in found for key in keys):
+        raise damaged(path, f"expected an object with {list(keys)}, found {found!s:.80}")
+    return found
+
+
+def damaged(path: Path, problem: str) -> InputError:
+    """The error for a file that is no longer what synreal wrote."""
+    return InputError(
+        f"{path}: damaged ({problem}); delete this file, and what it stands for is computed again, or name "
+        "another folder"
+    )
+
+
+@contextmanager
+def only_here(folder: str | Path) -> Iterator[None]:
+    """Keeps a second process of this machine from writing into `folder`; the system frees the lock however
+    this process ends. Raises InputError when another is there."""
+    name = hashlib.sha256(str(Path(folder).absolute()).encode()).hexdigest()[:32]
+    locks = Path(tempfile.gettempdir()) / f"synreal-locks-{os.getuid()}"
+    locks.mkdir(mode=0o700, exist_ok=True)
+    with (locks / name).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(
+                f"--out {folder}: another process is writing here; wait or name another"
+            ) from error
+        yield
 
 
 def file_hash(file: Path) -> str:

@@ -1,13 +1,17 @@
 """The command `synreal`. Each command imports what it needs, so that help answers at once."""
 
+import errno
 import os
 import sys
+import tempfile
 import time
+import traceback
 import warnings
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, cast
 
 import typer
 from typer.core import TyperCommand
@@ -312,6 +316,7 @@ def tune(
     """
     places = named_places("--known", known or [], "imagenet=images/")
     from synreal.book.tuning_report import realtune
+    from synreal.cache import only_here
     from synreal.data.worlds import open_world
     from synreal.train.recipes import changed_recipe
     from synreal.train.state import processes
@@ -327,7 +332,8 @@ def tune(
     tried = open_world(validation, VALIDATION) if validation else None
     others = {name: open_world(place, VALIDATION) for name, place in places.items()}
     named = cast("Method", method)  # `tune` refuses another, and names those there are
-    report = realtune(checkpoint, world, out, named, chosen, tried, others, device)
+    with only_here(out) if together.is_main_process else nullcontext():
+        report = realtune(checkpoint, world, out, named, chosen, tried, others, device)
     if together.is_main_process:
         print(report)
 
@@ -335,6 +341,12 @@ def tune(
 # The command `synreal`. Each command imports what it needs, so that help answers at once.
 
 
+UNEXPECTED = 70  # exit status, as in BSD's sysexits.h
+# Of the system's errors, those that the user can mend by naming another place.
+NO_PLACE = {
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR,
+    errno.ENAMETOOLONG,
+}  # fmt: skip
 PATIENCE = 10.0  # seconds that the other processes of a launch keep an error to themselves
 
 app = typer.Typer(
@@ -503,13 +515,28 @@ app.command("tune")(tune)
 
 
 def main() -> None:
-    """The entry point: bad input is one message and exit status 2, never a traceback."""
+    """The entry point. Exit status 2: bad input, one message; 70: an unexpected error, and its log."""
     try:
         app()
     except InputError as error:
         _let_the_first_speak()
         print(f"synreal: {error}", file=sys.stderr)
         sys.exit(2)
+    except OSError as error:
+        if error.errno not in NO_PLACE:
+            _unexpected(error)
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"synreal: {place}{error.strerror}; name another place, or make room there", file=sys.stderr)
+        sys.exit(2)
+    except Exception as error:  # noqa: BLE001  a verdict has exit status 1, so a crash must not
+        _unexpected(error)
+
+
+def _unexpected(error: Exception) -> NoReturn:
+    with tempfile.NamedTemporaryFile("w", prefix="synreal-", suffix=".log", delete=False) as log:
+        traceback.print_exception(error, file=log)
+    print(f"synreal: unexpected {type(error).__name__}: {error}\nThe log: {log.name}", file=sys.stderr)
+    sys.exit(UNEXPECTED)
 
 
 def _let_the_first_speak() -> None:

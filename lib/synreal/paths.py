@@ -25,8 +25,13 @@ def zoo_dir() -> Path:
 
 
 def cache_dir() -> Path:
-    """Folder of memoised results, safe to delete; `SYNREAL_CACHE` overrides it."""
-    return Path(os.environ.get("SYNREAL_CACHE", repository_root() / ".cache"))
+    """Folder of memoised results, safe to delete; `SYNREAL_CACHE` overrides it.
+
+    Where the user cannot write into the checkout, such as one that a cluster shares, it is their own.
+    """
+    root = repository_root()
+    own = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "synreal"
+    return Path(os.environ.get("SYNREAL_CACHE") or (root / ".cache" if os.access(root, os.W_OK) else own))
 
 
 def expanded(source: str) -> str:

@@ -37,7 +37,7 @@ from synreal.book.parameters import (
     resolve,
     unknown,
 )
-from synreal.cache import file_hash, file_hashes, write_text
+from synreal.cache import damaged, file_hash, file_hashes, read_record, write_text
 from synreal.errors import InputError
 from synreal.paths import located, repository_root, zoo_dir
 from synreal.strict_yaml import dump_yaml, read_yaml
@@ -173,30 +173,12 @@ def default_run_path(profile: str) -> Path:
     return next(path for path in paths if not path.exists())
 
 
-def _read_record(path: Path, keys: Sequence[str]) -> dict[str, Any]:
-    """The JSON of a file of the run. Raises InputError for one that was changed or cut."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise _damaged(path, str(error)) from error
-    if not isinstance(found, dict) or (missing := [key for key in keys if key not in found]):
-        raise _damaged(path, f"lacks {missing if isinstance(found, dict) else list(keys)}")
-    return found
-
-
 def _earlier(path: Path) -> dict[str, Any]:
     """The parameters of an earlier run, from its file."""
     found = read_yaml(path, "parameters")
     if not isinstance(found, dict):
-        raise _damaged(path, f"holds {type(found).__name__}, not parameters")
+        raise damaged(path, f"holds {type(found).__name__}, not parameters")
     return found
-
-
-def _damaged(path: Path, problem: str) -> InputError:
-    return InputError(
-        f"{path}: damaged ({problem}); name another folder as --out, or delete this file: what it stands for "
-        "is then computed again"
-    )
 
 
 class RunFolder:
@@ -263,7 +245,7 @@ class RunFolder:
     def described(self) -> dict[str, Any]:
         """The content of run.json; empty before the run begins."""
         path = self.path / "run.json"
-        return _read_record(path, ("profile", "environment", "git")) if path.exists() else {}
+        return read_record(path, ("profile", "environment", "git")) if path.exists() else {}
 
     def begin(self, profile: str, configuration: Mapping[str, Values]) -> None:
         """Writes run.json once, and each notebook's parameters."""
@@ -280,7 +262,7 @@ class RunFolder:
         path = self.path / "finished" / f"{name}.json"
         if not (path.exists() and self.notebook(name).exists()):
             return None
-        return _read_record(path, ("parameters", "sources", "seconds"))
+        return read_record(path, ("parameters", "sources", "seconds"))
 
     def start(self, name: str) -> None:
         """Withdraws what an earlier attempt at the notebook left, its record first."""

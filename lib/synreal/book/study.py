@@ -68,7 +68,7 @@ def published_environment(notebook: Path) -> dict[str, Any]:
 def published_rows(notebook: Path) -> list[dict[str, Any]]:
     """The measurements stored in an executed notebook, in the order they were recorded."""
     blocks = [o.data for o in _outputs(notebook) if _key(o) == MEASUREMENTS]
-    return [json.loads(line) for data in blocks for line in data[HIDDEN + "text/plain"].splitlines()]
+    return [json.loads(line) for data in blocks for line in data[HIDDEN + "text/plain"].split("\n") if line]
 
 
 def published_keys(notebook: Path) -> set[str]:
@@ -333,7 +333,7 @@ def read_results(folder: Path) -> pd.DataFrame:
     """
     rows = []
     for path in sorted((Path(folder) / "results").glob("*.jsonl")):
-        for number, line in enumerate(path.read_text().splitlines(), start=1):
+        for number, line in enumerate(path.read_text(encoding="utf-8").split("\n")[:-1], start=1):
             try:
                 rows.append(Measurement.model_validate_json(line))
             except ValidationError as error:

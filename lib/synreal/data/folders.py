@@ -131,7 +131,7 @@ def _with_labels(ds: datasets.Dataset, numbers: np.ndarray, names: list[str]) ->
 
 log = logging.getLogger(__name__)
 
-NUMBER = r"[-+]?((0|[1-9]\d*)\.?\d*|\.\d+)([eE][-+]?\d+)?|[-+]?(inf|nan)"
+NUMBER = r"[-+]?((0|[1-9]\d*)(\.\d*)?|\.\d+)([eE][-+]?\d+)?|[-+]?(inf|nan)"
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".gif")
 PATH, FOLDER = "/path", "/folder"  # of an image; no column of a metadata file is called so
 TEXTS = frozenset({"file_name", "id", "cluster", "caption", "prompt", "source", "generator", "class_name"})

@@ -90,10 +90,10 @@ def _widen(types: dict[str, pa.DataType], record: Any, name: str) -> None:
         try:
             pair = [pa.schema([(field, kind)]) for kind in (known, found)]
             types[field] = pa.unify_schemas(pair, promote_options="permissive").field(0).type
-        except (pa.ArrowTypeError, pa.ArrowInvalid) as error:
+        except (pa.ArrowTypeError, pa.ArrowInvalid):
             raise ValueError(
                 f"{name}: {field} of the .json is {found}, and {known} before; expected one type"
-            ) from error
+            ) from None
 
 
 def _is_image(field: str) -> bool:

@@ -16,7 +16,7 @@ from joblib import delayed
 from pydantic import Field, TypeAdapter
 from tqdm.auto import tqdm
 
-from synreal.cache import atomic, side_by_side
+from synreal.cache import atomic, read_record, side_by_side, write_text
 from synreal.data.decode import from_arrays, to_arrays
 from synreal.data.imageset import class_names
 from synreal.data.worlds import World
@@ -90,13 +90,12 @@ def _claim(folder: Path, generator: Generator, prompts: Sequence[str], sampling:
     drawn_by = {"generator": generator.name, "weights": generator.fingerprint()}
     settings = {**drawn_by, **asdict(sampling), "prompts": digest}
     record = folder / "settings.json"
-    if record.exists() and (found := json.loads(record.read_text())) != settings:
+    if record.exists() and (found := read_record(record)) != settings:
         changed = [key for key in settings if found.get(key) != settings[key]]
         raise InputError(
             f"{folder}: holds images drawn with other {', '.join(changed)}; name another folder or delete it"
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    record.write_text(json.dumps(settings, indent=1))
+    write_text(record, json.dumps(settings, indent=1))
 
 
 def _check_shards(folder: Path, count: int, shard: int) -> None:

@@ -1,8 +1,7 @@
 """A retrieved set on disk, with the manifest that says how it came about."""
 
+import errno
 import json
-import os
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 import pandas as pd
 from datasets import Dataset
 
+from synreal.cache import atomic
 from synreal.data.overlap import try_pixel_hashes
 from synreal.errors import InputError, shorten
 from synreal.retrieve.corpus import check_corpus
@@ -78,14 +78,19 @@ def save_retrieved(retrieved: Retrieved, folder: str | Path, corpus: str) -> Non
     """
     folder = Path(folder)
     refuse_existing(folder)
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    for number, start in enumerate(range(0, len(retrieved.images), ROWS_PER_FILE)):
-        part = retrieved.images.select(range(start, min(start + ROWS_PER_FILE, len(retrieved.images))))
-        part.to_parquet(partial / f"data-{number:05d}.parquet")
-    save_account(retrieved, partial, corpus)
-    partial.replace(folder)
+    try:
+        with atomic(folder) as partial:
+            partial.mkdir()
+            for number, start in enumerate(range(0, len(retrieved.images), ROWS_PER_FILE)):
+                part = retrieved.images.select(
+                    range(start, min(start + ROWS_PER_FILE, len(retrieved.images)))
+                )
+                part.to_parquet(partial / f"data-{number:05d}.parquet")
+            save_account(retrieved, partial, corpus)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):  # another process was faster
+            refuse_existing(folder)
+        raise
 
 
 def save_account(retrieved: Retrieved, folder: Path, corpus: str) -> None:

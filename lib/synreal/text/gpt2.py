@@ -1,7 +1,6 @@
 """A GPT-2 in its published format, with its tokenizer and rows of tokens."""
 
 import copy
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
+from synreal.cache import file_hash
 from synreal.errors import InputError
 
 END = "<|endoftext|>"
@@ -180,7 +180,7 @@ def load_gpt2(folder: str | Path) -> GPT2LMHeadModel:
 
 def fingerprint(folder: str | Path) -> str:
     """16 hexadecimal digits of the weights in a folder."""
-    return hashlib.sha256((Path(folder) / "model.safetensors").read_bytes()).hexdigest()[:16]
+    return file_hash(Path(folder) / "model.safetensors")[:16]
 
 
 def fastest_device() -> str:

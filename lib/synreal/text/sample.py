@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 from transformers import DynamicCache, GPT2LMHeadModel, PreTrainedTokenizerFast
 from transformers.generation import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
 
+from synreal.cache import write_text
 from synreal.errors import InputError
 from synreal.models.clip import tokenizer_hash
 from synreal.text.gpt2 import Tokens, encode, fastest_device, fingerprint, load_with_tokenizer
@@ -20,7 +21,7 @@ from synreal.train.state import note_run
 
 PROMPT_WORDS = 2  # of a real text, with which a synthetic one begins
 AT_ONCE = 128  # texts in one batch
-TIDY = 16  # tokens after which texts that have ended leave the batch
+STEPS_BETWEEN_REMOVALS = 16  # tokens after which texts that have ended leave the batch
 
 
 @dataclass(frozen=True)
@@ -88,9 +89,7 @@ def _batch(
     drawn = continue_texts(model, prompts, seeds, sampling, tokenizer.eos_token_id)
     texts = [tokenizer.decode(tokens, clean_up_tokenization_spaces=False) for tokens in drawn]
     if file:
-        partial = file.with_suffix(".partial")
-        partial.write_text(json.dumps(texts))
-        partial.replace(file)
+        write_text(file, json.dumps(texts))
     return texts
 
 
@@ -116,7 +115,7 @@ def continue_texts(
         drawn = _choose(warp(tokens, logits.float()).softmax(-1), chance[alive, place])
         asked = given[alive, place + 1]
         tokens[alive, place + 1] = torch.where(asked >= 0, asked, drawn)
-        if place % TIDY == TIDY - 1:  # what follows an end is drawn in vain until here
+        if (place + 1) % STEPS_BETWEEN_REMOVALS == 0:  # what follows an end is drawn in vain until here
             going = (tokens[alive, 1 : place + 2] != end).all(1)
             alive = alive[going]
             cache.batch_select_indices(going.nonzero().squeeze(1))

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from synreal.cache import side_by_side
+from synreal.cache import atomic, side_by_side
 from synreal.errors import InputError
 from synreal.evaluate.repeated import Estimate, crossed_estimate, drawn_variance
 from synreal.evaluate.resampling import MINIMUM_IMAGES, resampled_sums
@@ -141,11 +141,10 @@ def _finish(out: Path, model: GPT2LMHeadModel, texts: Mapping[str, str] | None =
     Of several processes, the main one writes and the others wait.
     """
     if processes().is_main_process:
-        partial = out.with_name(f"{out.name}.partial")
-        model.save_pretrained(partial)
-        for name, text in (texts or {}).items():
-            (partial / name).write_text(text)
-        partial.replace(out)
+        with atomic(out) as partial:
+            model.save_pretrained(partial)
+            for name, text in (texts or {}).items():
+                (partial / name).write_text(text)
         shutil.rmtree(_state(out), ignore_errors=True)
     processes().wait_for_everyone()
 
@@ -196,9 +195,8 @@ def scored(folder: Path, held: HeldOutText) -> pd.DataFrame:
     """`losses` of the network in a folder, cached beside it; of several processes the main one computes."""
     file = folder / f"losses-{digest(held.rows)}.parquet"
     if processes().is_main_process and not file.exists():
-        partial = file.with_suffix(".partial")
-        losses(load_gpt2(folder).to(fastest_device()), held).to_parquet(partial)
-        partial.replace(file)
+        with atomic(file) as partial:
+            losses(load_gpt2(folder).to(fastest_device()), held).to_parquet(partial)
     processes().wait_for_everyone()
     return pd.read_parquet(file)
 
@@ -228,61 +226,13 @@ def clusters_by(texts: datasets.Dataset, column: str) -> dict[str, np.ndarray]:
             "belong together cannot stand on both sides of a comparison"
         )
     values = by_cluster.first().astype(str).to_numpy()
+    if column and "all" in values:
+        raise InputError(f"test text: column {column} has the value all, which names the whole; rename it")
     masks = {"all": np.full(len(values), True)}
     masks |= {str(value): values == value for value in dict.fromkeys(values) if column}
     for value, mask in masks.items():
         check_clusters(int(mask.sum()), f"test text, {column} {value}" if column else "test text")
     return masks
-
-
-class LossEstimates:
-    """What models of several seeds lose on the same clusters, and intervals of it.
-
-    A model's value is the mean over its seeds; see `crossed_estimate`. Clusters are drawn with
-    replacement. All models share the draws, and differences are taken seed by seed, so that they are paired.
-    """
-
-    def __init__(
-        self,
-        tables: Mapping["TextModel", Sequence[pd.DataFrame]],
-        draws: int = 2000,
-        seed: int = 0,
-        mask: np.ndarray | None = None,
-    ) -> None:
-        """tables: `losses` of each model, one for each seed. mask: the clusters to count, by default all."""
-        chosen = slice(None) if mask is None else mask
-        first = next(iter(tables.values()))[0][chosen]
-        self.clusters, self.texts = len(first), int(first["texts"].sum())
-        check_clusters(self.clusters)
-        nats = [np.stack([table["nats"][chosen] for table in by_seed], 1) for by_seed in tables.values()]
-        columns = np.concatenate([first[["tokens", "bytes"]].to_numpy(), *nats], 1)
-        # row 0 of all that follows is the text itself, the other rows are draws
-        sums = np.vstack([columns.sum(0), resampled_sums(columns.astype(np.float32), draws, seed)])
-        self.tokens, self.bytes = sums[:, :1], sums[:, 1:2]
-        self._nats = dict(zip(tables, np.split(sums[:, 2:], len(tables), axis=1), strict=True))
-
-    def loss(self, model: "TextModel") -> Estimate:
-        """Nats per token."""
-        return self._estimate(self._nats[model] / self.tokens)
-
-    def perplexity(self, model: "TextModel") -> Estimate:
-        """exp of the loss: among how many tokens the model is torn, at an even chance."""
-        loss = self.loss(model)
-        value, low, high = np.exp([loss.value, loss.ci_low, loss.ci_high]).tolist()
-        return Estimate(value, low, high, loss.seeds)
-
-    def bits_per_byte(self, model: "TextModel") -> Estimate:
-        """What a byte of the text costs when it is packed with the model; the same for any tokenizer."""
-        return self._estimate(self._nats[model] / self.bytes / np.log(2))
-
-    def difference(self, model: "TextModel", other: "TextModel") -> Estimate:
-        """Loss of `model` minus loss of `other`."""
-        return self._estimate((self._nats[model] - self._nats[other]) / self.tokens)
-
-    def _estimate(self, values: np.ndarray) -> Estimate:
-        """values: [1 + draws, seeds]."""
-        images = drawn_variance(values[1:].mean(axis=1), self.clusters)
-        return crossed_estimate(values[0], images)
 
 
 # A grid of language models: each pretrained once per seed, then tuned in several ways.
@@ -306,6 +256,56 @@ class TextModel(NamedTuple):
 def models_of(grid: Grid) -> list[TextModel]:
     """Every model of a grid, each pretraining before its tunings."""
     return [TextModel(base, tuning) for base, tunings in grid.items() for tuning in (UNTUNED, *tunings)]
+
+
+class LossEstimates:
+    """What models of several seeds lose on the same clusters, and intervals of it.
+
+    A model's value is the mean over its seeds; see `crossed_estimate`. Clusters are drawn with
+    replacement. All models share the draws, and differences are taken seed by seed, so that they are paired.
+    """
+
+    def __init__(
+        self,
+        tables: Mapping[TextModel, Sequence[pd.DataFrame]],
+        draws: int = 2000,
+        seed: int = 0,
+        mask: np.ndarray | None = None,
+    ) -> None:
+        """tables: `losses` of each model, one for each seed. mask: the clusters to count, by default all."""
+        chosen = slice(None) if mask is None else mask
+        first = next(iter(tables.values()))[0][chosen]
+        self.clusters, self.texts = len(first), int(first["texts"].sum())
+        check_clusters(self.clusters)
+        nats = [np.stack([table["nats"][chosen] for table in by_seed], 1) for by_seed in tables.values()]
+        columns = np.concatenate([first[["tokens", "bytes"]].to_numpy(), *nats], 1)
+        # row 0 of all that follows is the text itself, the other rows are draws
+        sums = np.vstack([columns.sum(0), resampled_sums(columns.astype(np.float32), draws, seed)])
+        self.tokens, self.bytes = sums[:, :1], sums[:, 1:2]
+        self._nats = dict(zip(tables, np.split(sums[:, 2:], len(tables), axis=1), strict=True))
+
+    def loss(self, model: TextModel) -> Estimate:
+        """Nats per token."""
+        return self._estimate(self._nats[model] / self.tokens)
+
+    def perplexity(self, model: TextModel) -> Estimate:
+        """exp of the loss: among how many tokens the model is torn, at an even chance."""
+        loss = self.loss(model)
+        value, low, high = np.exp([loss.value, loss.ci_low, loss.ci_high]).tolist()
+        return Estimate(value, low, high, loss.seeds)
+
+    def bits_per_byte(self, model: TextModel) -> Estimate:
+        """What a byte of the text costs when it is packed with the model; the same for any tokenizer."""
+        return self._estimate(self._nats[model] / self.bytes / np.log(2))
+
+    def difference(self, model: TextModel, other: TextModel) -> Estimate:
+        """Loss of `model` minus loss of `other`."""
+        return self._estimate((self._nats[model] - self._nats[other]) / self.tokens)
+
+    def _estimate(self, values: np.ndarray) -> Estimate:
+        """values: [1 + draws, seeds]."""
+        images = drawn_variance(values[1:].mean(axis=1), self.clusters)
+        return crossed_estimate(values[0], images)
 
 
 @dataclass(frozen=True)
