@@ -13,8 +13,8 @@ from synreal.models.load import save_weights
 from synreal.train import experiment
 from synreal.train.experiment import Run, Stage, outputs, trained
 from synreal.train.finetune import linear_probe
-from synreal.train.grid import Material, augmentations, cells, predict_runs, tunings
-from synreal.train.losses import AUGMENTATIONS, augmented
+from synreal.train.grid import predict_grid
+from synreal.train.losses import AUGMENTATIONS, augmented, mix_loss
 from synreal.train.recipes import TINY
 
 NETWORK = replace(
@@ -67,13 +67,6 @@ def test_unbalanced_counts_are_the_papers():
     counts = unbalanced(400, 10)
     assert counts.sum() == 400 and counts[0] == 21 and counts[-1] == 59
     assert (np.diff(counts) > 0).all()
-
-
-def test_a_mixture_holds_both_kinds_and_repeats_the_real_ones(pool):
-    material = Material(pool, 2, 5, (0,), dup=3)
-    rows = material.rows("Mix", 0)
-    assert len(rows) == 3 * 20 + 50 and pool.real[rows].sum() == 60
-    assert set(material.rows("Real", 0)) == set(rows[pool.real[rows]])
 
 
 def test_training_is_a_function_of_data_seed_and_recipe_alone(pool, tmp_path, monkeypatch):
@@ -132,7 +125,7 @@ def test_what_ships_is_found_by_a_machine_that_rounds_scenes_differently(pool, t
 
 
 def test_mixloss_takes_both_kinds(pool):
-    rows = Material(pool, 2, 4, (0,)).rows("Mix", 0)
+    rows = np.concatenate([pool.choose(real=real, per_class=2, seed=0) for real in (True, False)])
     loss, data = one_run(pool, rows, objective="mixloss"), one_run(pool, rows)
     assert (weights(loss) != weights(data)).any()
     with pytest.raises(InputError, match="mixloss: the rows are of one kind only"):
@@ -142,7 +135,7 @@ def test_mixloss_takes_both_kinds(pool):
 def test_mixloss_adds_the_losses_of_both_kinds():
     """Images of one grey each and a network that scores by it: what either half costs is known."""
     images = torch.tensor([0, 0, 255, 255], dtype=torch.uint8).view(4, 1, 1, 1).expand(4, 8, 8, 3)
-    real, labels = torch.tensor([True, True, False, False]), torch.tensor([0, 0, 1, 1])
+    labels = torch.tensor([0, 0, 1, 1])
 
     class Scores(torch.nn.Module):
         def __init__(self):
@@ -152,7 +145,7 @@ def test_mixloss_adds_the_losses_of_both_kinds():
         def forward(self, x):
             return (x.amax((1, 2, 3)) < 0).float()[:, None] * self.scale
 
-    loss = experiment._mix_loss(images, labels, real, ())
+    loss = mix_loss((images[:2], labels[:2]), (images[2:], labels[2:]))
     found = loss(Scores(), torch.tensor([0, 1]), torch.Generator().manual_seed(0))
     of_real = torch.nn.functional.cross_entropy(torch.tensor([[3.0, 1.0]]), torch.tensor([0]))
     assert found.item() == pytest.approx(of_real.item() + np.log(2), abs=1e-5)
@@ -215,27 +208,25 @@ def test_unknown_augmentation_is_refused(pool):
         one_run(pool, augment=("blur",))
 
 
-def test_predictions_are_kept_and_do_not_depend_on_workers(pool, test_pool, monkeypatch, tmp_path):
-    plan = cells(Material(pool, 2, 3, (0, 1)), NETWORK, ("Real-None", "Real-Syn"))
-    runs = [run for own in plan.values() for run in own]
-    alone = predict_runs(runs, test_pool)
+def test_predictions_are_kept_by_cell(pool, test_pool, monkeypatch):
+    grid = {("Real", number): [replace(one_run(pool), seed=seed) for seed in range(2)] for number in (1, 2)}
+    first = predict_grid(grid, test_pool)
     monkeypatch.setattr("synreal.train.grid.trained", lambda run: pytest.fail("predicted again"))
-    again = predict_runs(runs, test_pool)
-    assert all((a.logits == b.logits).all() for a, b in zip(alone, again, strict=True))
-    assert len({a.model_hash for a in alone}) == 4 and alone[0].image_set == "scenes/test"
-    assert (alone[0].ids == test_pool.ids).all()
+    again = predict_grid(grid, test_pool)
+    assert list(again) == list(grid) and [len(repeats) for repeats in again.values()] == [2, 2]
+    for cell in grid:
+        assert all((a.logits == b.logits).all() for a, b in zip(first[cell], again[cell], strict=True))
+    assert len({one.model_hash for one in first["Real", 1]}) == 2
+    assert first["Real", 1][0].image_set == "scenes/test"
+    assert (first["Real", 1][0].ids == test_pool.ids).all()
 
 
-def test_plans_tune_on_equally_many_images(pool):
-    material = Material(pool, 4, 5, (0, 1))
-    tuned = tunings(material, NETWORK, pool)
-    assert {len(run.stages[1].rows) for runs in tuned.values() for run in runs} == {40}
-    plans = augmentations(material, NETWORK)
-    assert len(plans) == 10 and {len(run.stages[1].rows) for run in plans["SynTune + crop"]} == {40}
-    assert len({run.before.key for runs in plans.values() for run in runs}) == 2  # one pretraining per seed
+def test_a_test_image_among_the_training_images_is_refused(pool):
+    with pytest.raises(InputError, match="pixel"):
+        predict_grid({"leak": [one_run(pool)]}, replace(pool, name="scenes/test"))
 
 
 def test_other_classes_than_the_tests_are_refused(pool, test_pool):
     other = replace(test_pool, class_names=test_pool.class_names[::-1])
     with pytest.raises(InputError, match="pool has the classes .* expected the same in the same order"):
-        predict_runs([one_run(pool)], other)
+        predict_grid({"other": [one_run(pool)]}, other)

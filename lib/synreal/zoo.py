@@ -397,7 +397,8 @@ def match_accuracy(kind: Literal["ViT", "CLIP"], zoo: Path, work: Path) -> None:
 def ship_dino(zoo: Path, workers: int) -> None:
     """DINO on real and on the shipped synthetic images, as the chapter 03a_mixed asks for it at `mini`.
 
-    Weights are in half precision; a file beside them says what they are. `mixed.trained` finds them by name.
+    Weights are in half precision; a file beside them says what they are. `experiment.trained` finds them by
+    name.
     """
     pool = open_pool("scenes/train", DINO_SCENES, str(zoo / "synthetic"), 32)
     made = dino_pretrainings(pool, DINO, range(DINO_SEEDS))

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from synreal.errors import InputError
 from synreal.train.loop import device_of, fit
-from synreal.train.losses import crop, flip_and_shift, normalise, recolour
+from synreal.train.losses import MEAN, STD, crop, flip_and_shift, normalise, recolour
 from synreal.train.recipes import DinoRecipe
 
 NEIGHBOURS, TEMPERATURE = 20, 0.07  # of the k-NN vote, as in the original
@@ -54,8 +54,8 @@ class Dino(nn.Module):
         momentum = cosine_schedule(int(self.seen), self.recipe.steps, *self.recipe.momentum)
         update_momentum(self.student, self.teacher, momentum)
         self.seen += 1
-        for own, other in zip(self.teacher.buffers(), self.student.buffers(), strict=True):
-            own.copy_(other)  # the running statistics of a ResNet, which are an average already
+        for taught, learned in zip(self.teacher.buffers(), self.student.buffers(), strict=True):
+            taught.copy_(learned)  # the running statistics of a ResNet, which are an average already
 
 
 def _head(width: int, prototypes: int) -> nn.Module:
@@ -79,7 +79,7 @@ def dino(module: nn.Module, images: Tensor, recipe: DinoRecipe, folder: Path | N
         pair = Dino(module, recipe)
 
     def loss(model: Any, rows: Tensor, generator: torch.Generator) -> Tensor:
-        x = normalise(images[rows], (0.5,) * 3, (0.5,) * 3).to(device_of(model))
+        x = normalise(images[rows], MEAN, STD).to(device_of(model))
         return model(*multi_crop(x, recipe.local_crops, generator))
 
     losses = fit(pair, loss, len(images), recipe, folder)
@@ -108,8 +108,8 @@ def knn_logits(bank: Tensor, labels: Tensor, queries: Tensor, classes: int) -> T
 
     bank: features [M, D] of labelled images; queries: features [N, D].
     """
-    near = F.normalize(queries) @ F.normalize(bank).T
-    weight, place = near.topk(min(NEIGHBOURS, len(bank)))
+    cosines = F.normalize(queries) @ F.normalize(bank).T
+    nearest, rows = cosines.topk(min(NEIGHBOURS, len(bank)))
     votes = torch.zeros(len(queries), classes)
-    votes.scatter_add_(1, labels[place], (weight / TEMPERATURE).exp())
+    votes.scatter_add_(1, labels[rows], (nearest / TEMPERATURE).exp())
     return (votes / votes.sum(1, keepdim=True) + 1e-6).log()

@@ -19,8 +19,16 @@ from synreal.models.load import save_weights
 from synreal.paths import cache_dir, zoo_dir
 from synreal.train.dino import dino
 from synreal.train.finetune import Tunable, linear_probe, tune
-from synreal.train.loop import Loss, device_of, fit
-from synreal.train.losses import augmented, check_augmentations, flip_and_shift, normalise
+from synreal.train.loop import device_of, fit
+from synreal.train.losses import (
+    MEAN,
+    STD,
+    check_augmentations,
+    flip_and_shift,
+    label_loss,
+    mix_loss,
+    normalise,
+)
 from synreal.train.recipes import DinoRecipe, Network, Recipe
 
 WIDTHS = (16, 32, 64, 128)
@@ -84,7 +92,6 @@ def _pixels(images: Tensor) -> Tensor:
 
 
 SHIPPED = "dino"  # folder of the zoo; all in it are runs of DINO
-GREY = (0.5, 0.5, 0.5)  # mean and standard deviation of the images' preparation
 
 Objective = Literal["labels", "mixloss", "dino", "probe"]
 
@@ -203,10 +210,11 @@ def _train(module: nn.Module, run: Run) -> None:
         return
     if stage.objective == "mixloss":
         real = torch.from_numpy(stage.pool.real[stage.rows])
-        loss, count = _mix_loss(images, labels, real, stage.augment), int((~real).sum())
+        halves = ((images[kind], labels[kind]) for kind in (real, ~real))
+        loss, count = mix_loss(*halves, augment=stage.augment), int((~real).sum())
         recipe = replace(recipe, batch_size=recipe.batch_size // 2)
     else:
-        loss, count = _label_loss(images, labels, stage.augment), len(labels)
+        loss, count = label_loss(images, labels, stage.augment), len(labels)
     if len(run.stages) == 1:
         fit(module, loss, count, recipe, run.folder)
     else:
@@ -234,25 +242,4 @@ def outputs(module: nn.Module, images: np.ndarray, batch_size: int = 128) -> Ten
     batches = (
         torch.tensor(images[start : start + batch_size]) for start in range(0, len(images), batch_size)
     )
-    return torch.cat([module(normalise(batch, GREY, GREY).to(device)) for batch in batches])
-
-
-def _label_loss(images: Tensor, labels: Tensor, augment: tuple[str, ...]) -> Loss:
-    def loss(model: Any, rows: Tensor, generator: torch.Generator) -> Tensor:
-        x = flip_and_shift(normalise(images[rows], GREY, GREY), generator)
-        x, device = augmented(x, augment, generator), device_of(model)
-        return F.cross_entropy(model(x.to(device)), labels[rows].to(device))
-
-    return loss
-
-
-def _mix_loss(images: Tensor, labels: Tensor, real: Tensor, augment: tuple[str, ...]) -> Loss:
-    """The rows of a step are synthetic images; as many real ones are drawn beside them."""
-    own, drawn = (_label_loss(images[kind], labels[kind], augment) for kind in (real, ~real))
-    count = int(real.sum())
-
-    def loss(model: Any, rows: Tensor, generator: torch.Generator) -> Tensor:
-        beside = torch.randint(count, (len(rows),), generator=generator)
-        return own(model, beside, generator) + drawn(model, rows, generator)
-
-    return loss
+    return torch.cat([module(normalise(batch, MEAN, STD).to(device)) for batch in batches])

@@ -1,4 +1,4 @@
-"""Augmentation of images and batches, and the losses of training from nothing."""
+"""Augmentation of images and batches, the losses of a step, and training from nothing."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from synreal.errors import InputError
-from synreal.train.loop import device_of, fit
+from synreal.train.loop import Loss, device_of, fit
 from synreal.train.recipes import Recipe
 
 
@@ -92,17 +92,52 @@ def check_augmentations(names: Sequence[str]) -> None:
         raise InputError(f"augment: found {unknown}, expected names of {', '.join(AUGMENTATIONS)}")
 
 
-# Pretraining of classifiers from nothing: supervised ViT (timm) and contrastive CLIP (open_clip).
+# Losses of a step on uint8 images: of classifiers on one kind of data or on two, and of CLIP.
 
 
-VIT = Recipe(steps=1600, batch_size=128, learning_rate=2e-3, weight_decay=0.05)
-CLIP = Recipe(steps=800, batch_size=256, learning_rate=2e-3, weight_decay=0.1, betas=(0.9, 0.98))
+MEAN = STD = (0.5, 0.5, 0.5)  # of images for the networks trained here, which take pixels of -1..1
 
 
 def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """uint8 [N, H, W, 3] to the network's float [N, 3, H, W]."""
     x = images.permute(0, 3, 1, 2).float() / 255
     return (x - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+
+
+def label_loss(images: Tensor, labels: Tensor, augment: Sequence[str] = ()) -> Loss:
+    """Cross-entropy on uint8 [N, H, W, 3] images and their labels [N]; on a mixture, P1's MixData."""
+
+    def loss(model: Any, rows: Tensor, generator: torch.Generator) -> Tensor:
+        x = flip_and_shift(normalise(images[rows], MEAN, STD), generator)
+        x, device = augmented(x, augment, generator), device_of(model)
+        return F.cross_entropy(model(x.to(device)), labels[rows].to(device))
+
+    return loss
+
+
+def mix_loss(
+    real: tuple[Tensor, Tensor], synthetic: tuple[Tensor, Tensor], augment: Sequence[str] = ()
+) -> Loss:
+    """The mean loss of half a batch of each kind, added up (MixLoss, He et al. 2023, P1 Table 6).
+
+    real, synthetic: images and labels, as `label_loss`. The rows of a step are synthetic images; as many real
+    ones are drawn beside them, so that both weigh the same however many there are.
+    """
+    of_real, of_synthetic = label_loss(*real, augment), label_loss(*synthetic, augment)
+    count = len(real[1])
+
+    def loss(model: Any, rows: Tensor, generator: torch.Generator) -> Tensor:
+        beside = torch.randint(count, (len(rows),), generator=generator)
+        return of_real(model, beside, generator) + of_synthetic(model, rows, generator)
+
+    return loss
+
+
+# Pretraining of classifiers from nothing: supervised ViT (timm) and contrastive CLIP (open_clip).
+
+
+VIT = Recipe(steps=1600, batch_size=128, learning_rate=2e-3, weight_decay=0.05)
+CLIP = Recipe(steps=800, batch_size=256, learning_rate=2e-3, weight_decay=0.1, betas=(0.9, 0.98))
 
 
 def train_classifier(
@@ -113,13 +148,7 @@ def train_classifier(
     folder: Path | None = None,
 ) -> list[float]:
     """Train `model` in place by cross-entropy on uint8 [N, H, W, 3] images; returns the losses."""
-
-    def loss(model: Any, rows: Tensor, generator: torch.Generator) -> Tensor:
-        x = flip_and_shift(normalise(images[rows], (0.5,) * 3, (0.5,) * 3), generator)
-        device = device_of(model)
-        return F.cross_entropy(model(x.to(device)), labels[rows].to(device))
-
-    return fit(model, loss, len(images), recipe, folder)
+    return fit(model, label_loss(images, labels), len(images), recipe, folder)
 
 
 def train_clip(
@@ -132,7 +161,7 @@ def train_clip(
     """Train an open_clip model in place by the symmetric contrastive loss; `tokens`: int64 [N, length]."""
 
     def loss(model: Any, rows: Tensor, generator: torch.Generator) -> Tensor:
-        x = flip_and_shift(normalise(images[rows], (0.5,) * 3, (0.5,) * 3), generator)
+        x = flip_and_shift(normalise(images[rows], MEAN, STD), generator)
         device = device_of(model)
         image, text, scale = model(x.to(device), tokens[rows].to(device))[:3]
         logits = scale.clamp(max=100) * image @ text.T
