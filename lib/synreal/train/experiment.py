@@ -210,8 +210,8 @@ def _train(module: nn.Module, run: Run) -> None:
         return
     if stage.objective == "mixloss":
         real = torch.from_numpy(stage.pool.real[stage.rows])
-        halves = ((images[kind], labels[kind]) for kind in (real, ~real))
-        loss, count = mix_loss(*halves, augment=stage.augment), int((~real).sum())
+        photographs, generated = ((images[kind], labels[kind]) for kind in (real, ~real))
+        loss, count = mix_loss(photographs, generated, stage.augment), int((~real).sum())
         recipe = replace(recipe, batch_size=recipe.batch_size // 2)
     else:
         loss, count = label_loss(images, labels, stage.augment), len(labels)
