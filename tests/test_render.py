@@ -9,7 +9,7 @@ import yaml
 
 from synreal.book import render as rendering
 from synreal.book.render import api_page, render, status_page
-from synreal.book.study import HIDDEN
+from synreal.book.study import HIDDEN, MEASUREMENTS, Measurement
 from synreal.errors import InputError
 from synreal.paths import repository_root
 
@@ -39,11 +39,11 @@ def finished(run: Path, name: str, keys: tuple[str, ...] = ()) -> Path:
     return path
 
 
-def glue(path: Path, keys: tuple[str, ...]) -> None:
+def glue(path: Path, keys: tuple[str, ...], text: str = "'three'") -> None:
     notebook = nbformat.read(path, as_version=4)
     for key in keys:
         metadata = {"scrapbook": {"name": key, "mime_prefix": HIDDEN}}
-        data = {HIDDEN + "text/plain": "'three'"}
+        data = {HIDDEN + "text/plain": text}
         notebook.cells[1].outputs.append(nbformat.v4.new_output("display_data", data, metadata=metadata))
     nbformat.write(notebook, path)
 
@@ -107,6 +107,20 @@ def test_what_a_run_did_not_measure_is_said_in_words(repository: Path, tmp_path:
     page = (tmp_path / "stage" / "book" / "status.md").read_text()
     assert page.count("not measured in this run") == 2 and "figure" not in page
     assert "::mine:s`" in page and "::gapp:" in page  # a mistyped key stays, and stops the build
+
+
+def test_the_ledger_is_judged_on_the_measurements_that_the_notebooks_hold(
+    repository: Path, tmp_path: Path
+) -> None:
+    row = Measurement(
+        study="01_classifiers", profile="mini", model="m", data="d", metric="accuracy gap", value=0.1, n=9,
+        ci_low=0.05, ci_high=0.2, run="r", facets={"kind": "ViT", "basis": "equal data"},
+    )  # fmt: skip
+    glue(repository / "notebooks" / "b.ipynb", (MEASUREMENTS,), row.model_dump_json(exclude_defaults=True))
+    rendering._stage(None, tmp_path / "stage")
+    page = (tmp_path / "stage" / "book" / "ledger.md").read_text()
+    assert "| {bdg-success}`holds` | 1 |" in page
+    assert "accuracy gap of ViT, equal data > 0: 0.100 (95 % interval 0.050 to 0.200, n = 9)" in page
 
 
 def test_a_chapter_without_a_notebook_is_named(repository: Path, tmp_path: Path) -> None:
