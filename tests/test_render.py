@@ -35,7 +35,8 @@ def finished(run: Path, name: str, keys: tuple[str, ...] = ()) -> Path:
     glue(path, keys)
     for record in (run / "run.json", run / "finished" / f"{name}.json"):
         record.parent.mkdir(exist_ok=True)
-        record.write_text("{}")
+        fields = ("parameters", "sources", "seconds") if record.stem == name else ("environment", "git")
+        record.write_text(json.dumps({field: {} for field in ("profile", *fields)}))
     return path
 
 
