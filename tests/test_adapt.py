@@ -23,6 +23,7 @@ from synreal.train.adapt import (
     P2,
     SCENES,
     Adaptation,
+    AdaptationRun,
     adapt,
     adapt_and_predict,
     adaptation_named,
@@ -72,8 +73,8 @@ def test_budgets_are_nested_and_balanced(scenes):
     assert set(small["id"]) < set(large["id"])
     assert np.bincount(small["label"][:], minlength=10).max() <= 3
     assert set(targeted(scenes, 20, seed=2)["id"]) != set(small["id"])
-    with pytest.raises(InputError, match="found 61, expected 1 to the 60"):
-        targeted(scenes, 61)
+    with pytest.raises(InputError, match="found 61, expected 1 to the 60 retrieved images of tops that"):
+        targeted(scenes, 61, what="retrieved images of tops")
 
 
 def test_a_mixture_holds_half_of_each(scenes):
@@ -128,26 +129,28 @@ def test_a_probe_finds_what_can_be_separated():
 
 def test_nothing_is_trained_twice(scenes, task, tmp_path, monkeypatch):
     monkeypatch.setenv("SYNREAL_CACHE", str(tmp_path))
-    first = adapt_and_predict(CLIP, scenes, [task], "retrieved", BRIEF, seed=0)
+    run = AdaptationRun("retrieved", scenes, (task,))
+    first = adapt_and_predict(CLIP, run, BRIEF)
     monkeypatch.setattr("synreal.train.adapt.adapt", lambda *_: pytest.fail("trained again"))
-    again = adapt_and_predict(CLIP, scenes, [task], "retrieved", BRIEF, seed=0)
-    for reading, found in first[0].predictions.items():
-        assert (found.logits == again[0].predictions[reading].logits).all() and found.model == "retrieved 60"
+    again = adapt_and_predict(CLIP, run, BRIEF)
+    for protocol, found in first[0].predictions.items():
+        assert (found.logits == again[0].predictions[protocol].logits).all() and found.model == "retrieved 60"
     with pytest.raises(pytest.fail.Exception, match="trained again"):
-        adapt_and_predict(CLIP, scenes, [task], "retrieved", BRIEF, seed=1)
+        adapt_and_predict(CLIP, replace(run, seed=1), BRIEF)
 
 
 def test_settings_chosen_on_the_reported_images_are_refused(scenes, task):
-    chosen, named = replace(BRIEF, chosen_on="scenes/test"), replace(task, reported="scenes/test")
+    chosen = replace(BRIEF, chosen_on="scenes/test")
+    named, seen = (replace(task, reported=f"scenes/{split}") for split in ("test", "upstream"))
     with pytest.raises(InputError, match="settings were chosen on scenes/test"):
-        adapt_and_predict(CLIP, scenes, [named], "retrieved", chosen, seed=0)
+        adapt_and_predict(CLIP, AdaptationRun("retrieved", scenes, (named,)), chosen)
     with pytest.raises(InputError, match="learned from scenes/upstream"):
-        adapt_and_predict(CLIP, scenes, [replace(task, reported="scenes/upstream")], "retrieved", BRIEF)
+        adapt_and_predict(CLIP, AdaptationRun("retrieved", scenes, (seen,)), BRIEF)
 
 
 def test_without_adaptation_the_budget_is_zero(scenes, task, tmp_path, monkeypatch):
     monkeypatch.setenv("SYNREAL_CACHE", str(tmp_path))
-    found = adapt_and_predict(CLIP, scenes, [task], "unadapted", BRIEF, adapted=False)[0]
+    found = adapt_and_predict(CLIP, AdaptationRun("unadapted", scenes, (task,), adapted=False), BRIEF)[0]
     classifier = load_classifier(CLIP)
     pixels = np.stack([np.asarray(image) for image in task.test["image"]])
     logits = found.predictions["zero-shot"].logits
@@ -163,8 +166,8 @@ def test_a_task_of_other_classes_is_refused(scenes, task):
 def test_the_report_is_of_before_and_after(scenes, task, tmp_path):
     page = adapt_report(CLIP, scenes, task.test, task.train, tmp_path, BRIEF, seed=0)
     rows = json.loads((tmp_path / "accuracy.json").read_text())["accuracies"]
-    assert [(row["adaptation"], row["reading"]) for row in rows] == [
-        (when, reading) for when in ("before", "after") for reading in ("zero-shot", "probe")
+    assert [(row["adaptation"], row["protocol"]) for row in rows] == [
+        (when, protocol) for when in ("before", "after") for protocol in ("zero-shot", "probe")
     ]
     assert all(row["ci_low"] <= row["accuracy"] <= row["ci_high"] and row["n"] == 30 for row in rows)
     assert page.read_text().count("| zero-shot |") == 2 and not (tmp_path / "work").exists()

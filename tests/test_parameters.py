@@ -33,6 +33,7 @@ def test_hash_inside_a_string_is_no_comment():
         ("n: int = 1 + 1  # sum", "default of 'n' is computed"),
         ("n: int = 'two'  # images", "'n' is 'two' .str.; expected int"),
         ("draws: int = 0  # of the bootstrap", "'draws' is 0 .int.; expected 1 or more"),
+        ("seeds: int = 0  # trainings", "'seeds' is 0 .int.; expected 1 or more"),
         ("n: Image = 2  # images", "has type `Image`; use bool, int"),
         ("n: int = 2  # a\nn: int = 3  # b", "line 2: parameter 'n' is given twice"),
         ("n: int  # images", "'n' is None"),

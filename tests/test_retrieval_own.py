@@ -8,20 +8,22 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from synreal.book import retrieval_inputs as inputs
 from synreal.book import run
-from synreal.book.retrieval_sets import Sources
 from synreal.book.study import read_results
 from synreal.data.decode import from_arrays
+from synreal.data.hierarchy import hierarchy_named
 from synreal.data.scenes import scene_set
-from synreal.data.tasks import Counts, of_classes, open_task
+from synreal.data.sprites import CLASS_NAMES
+from synreal.data.tasks import Counts, families, images_by_split, open_task
 from synreal.errors import InputError
+from synreal.generate.sample import check_perturbation
 from synreal.retrieve.corpus import check_corpus, open_corpus
 from synreal.retrieve.manifest import MANIFEST, save_retrieved
 from synreal.retrieve.match import ClassQuery
-from synreal.retrieve.retrieve import need_captions, refuse_unmatched, retrieve
+from synreal.retrieve.retrieve import check_captions, need_captions, refuse_unmatched, retrieve
 from synreal.retrieve.semantic import Lookup
 from synreal.train.adapt import SCENES as SCENES_RECIPE
+from synreal.train.adapt import check_budgets, refuse_known
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 16, 16, 3), dtype=np.uint8)
 SCENES = Counts(20, 20, 60)
@@ -112,103 +114,68 @@ def test_a_lookup_that_finds_nothing_is_refused(given, message):
 
 
 def test_a_class_that_no_caption_speaks_of_is_named_before_anything_is_embedded():
-    tasks = [open_task("scenes", SCENES)]
+    queries = Lookup().queries(CLASS_NAMES)
     captions = ["a coat"] * 20 + ["a bag"] * 20
     corpus = from_arrays(PIXELS, [0] * 40, ["thing"], {"caption": captions})
     with pytest.raises(InputError, match=r"classes that match nothing: \[t-shirt, .*sandal"):
-        inputs.check_corpus_for(corpus, Lookup(), tasks)
-    inputs.check_corpus_for(corpus, Lookup(nearest=3), tasks)  # neighbours there are for every class
+        check_captions(corpus, queries, Lookup())
+    check_captions(corpus, queries, Lookup(), allow_fewer=True)
+    check_captions(corpus, queries, Lookup(nearest=3))  # neighbours there are for every class
     plain, without = corpus.remove_columns("caption"), [ClassQuery(name="coat", exclude=("bag",))]
     for refused in (
-        lambda: inputs.check_corpus_for(plain, Lookup(nearest=3), tasks),
+        lambda: check_captions(plain, queries, Lookup(nearest=3)),
         lambda: refuse_unmatched(plain, without, "tokens"),
         lambda: need_captions(plain, without, None),
     ):
         with pytest.raises(InputError, match="need a column caption"):
             refused()
-    inputs.check_corpus_for(plain, Lookup(matcher="none", nearest=3), tasks)
+    unmatched = Lookup(matcher="none", nearest=3)
+    check_captions(plain, unmatched.queries(CLASS_NAMES), unmatched)
 
 
-def test_parameters_that_do_not_fit_the_tasks_are_refused(own):
-    scenes, tops, mine = (open_task(name, SCENES) for name in ("scenes", "scenes:tops", f"mine:{own}"))
-    drawn = scene_set("train", 30)
-    inputs.check_tasks([scenes, tops], drawn, Lookup(), ["coat"])
-    for tasks, shown, message in (
-        ([], [], r"tasks: found \[\]"),
-        ([scenes, scenes], [], "expected one or more of different names"),
-        ([mine], [], r"synthetic_set: the classes \[blue, red\] are not among \[t-shirt"),
-        ([scenes], ["hat"], r"shown: the classes \[hat\] are not among"),
+def test_tasks_of_shared_classes_belong_together(own):
+    tops, scenes, mine = (open_task(name, SCENES) for name in ("scenes:tops", "scenes", f"mine:{own}"))
+    assert families([tops, mine, scenes]) == [(scenes, tops), (mine,)]
+    together = images_by_split((scenes, tops))
+    assert together["test"]["id"][:] == scenes.test["id"][:]  # each once
+    other = open_task("catalogue", SCENES)
+    assert len(images_by_split((scenes, other))["test"]) == len(scenes.test) + len(other.test)
+
+
+def test_coarse_groups_that_do_not_fit_are_refused(tmp_path):
+    partly = tmp_path / "groups.yaml"
+    partly.write_text("name: partly\ngroups: {few: [coat, bag]}")
+    assert hierarchy_named("scenes", ["coat", "shirt", "bag"]).large_group("tops") == ("coat", "shirt")
+    with pytest.raises(InputError, match="partly.* are in no group"):
+        hierarchy_named(str(partly), CLASS_NAMES)
+    with pytest.raises(InputError, match="found 'bags', expected one of tops, footwear, long garments, its"):
+        hierarchy_named("scenes", CLASS_NAMES).large_group("bags")
+
+
+def test_a_perturbation_that_cannot_be_is_refused(tmp_path):
+    check_perturbation("zoo/generator", [0.2, 1.0], 5)
+    for generator, strengths, message in (
+        ("zoo/generator", [], "strengths: found none"),
+        ("zoo/generator", [0.5, 0.1], "strength: found 0.1 of 5 steps"),
+        (str(tmp_path / "none"), [0.5], "holds no weights"),
+        ("zoo/generator-sing", [0.5], "no model_index.json"),
     ):
         with pytest.raises(InputError, match=message):
-            inputs.check_tasks(tasks, drawn, Lookup(), shown)
+            check_perturbation(generator, strengths, 5)
 
 
 def test_budgets_that_cannot_be_filled_are_refused():
-    tasks = [open_task(name, SCENES) for name in ("scenes", "catalogue", "scenes:tops")]
-    inputs.check_sizes(tasks, [10, 40], [16], 4)
-    for budgets, parts, message in (
-        (
-            [50],
-            [16],
-            r"budgets: found \[50\], expected different numbers from 1 to 40: per_class 4 .* all classes",
-        ),
-        ([0, 10], [16], r"budgets: found \[0, 10\]"),
-        ([10, 10], [16], r"budgets: found \[10, 10\]"),
-        (
-            [10],
-            [],
-            r"part_budgets: found \[\], expected different numbers from 1 to 16: per_class 4 .* of tops",
-        ),
-    ):
-        with pytest.raises(InputError, match=message):
-            inputs.check_sizes(tasks, budgets, parts, 4)
+    check_budgets("budgets", [10, 40], 40)
+    for budgets in ([], [50], [0, 10], [10, 10]):
+        with pytest.raises(InputError, match=r"budgets: found \[.*\], expected different .* to 40"):
+            check_budgets("budgets", budgets, 40)
 
 
-def test_a_perturbation_without_generator_or_fine_group_is_refused(own, tmp_path):
-    scenes = [open_task("scenes", SCENES)]
-    partly = tmp_path / "groups.yaml"
-    partly.write_text("name: partly\ngroups: {few: [coat, bag]}")
-    inputs.check_perturbation(scenes, "zoo/generator", "scenes", "tops", [0.2, 1.0], 5)
-    for generator, hierarchy, group, strengths, message in (
-        ("zoo/generator", "scenes", "bags", [0.5], "fine_group: found 'bags', expected one of .*tops"),
-        ("zoo/generator", str(partly), "few", [0.5], "partly.* are in no group"),
-        ("zoo/generator", "scenes", "tops", [], "strengths: found none"),
-        ("zoo/generator", "scenes", "tops", [0.5, 0.1], "strength: found 0.1 of 5 steps"),
-        (str(tmp_path / "none"), "scenes", "tops", [0.5], "holds no weights"),
-        ("zoo/generator-sing", "scenes", "tops", [0.5], "no model_index.json"),
-    ):
-        with pytest.raises(InputError, match=message):
-            inputs.check_perturbation(scenes, generator, hierarchy, group, strengths, 5)
-
-
-def test_trainings_without_seed_or_checkpoint_are_refused(own):
-    tasks = [open_task(f"mine:{own}")]
-    inputs.check_trainings("CLIP-Real-24k", tasks, SCENES_RECIPE, 1)
-    with pytest.raises(InputError, match="seeds: found 0"):
-        inputs.check_trainings("CLIP-Real-24k", tasks, SCENES_RECIPE, 0)
-    with pytest.raises(InputError, match="no card named 'CLIP'"):
-        inputs.check_trainings("CLIP", tasks, SCENES_RECIPE, 1)
+def test_a_task_that_the_settings_know_is_refused(own):
+    task = open_task(f"mine:{own}")
+    refuse_known("CLIP-Real-24k", task, SCENES_RECIPE)
     with pytest.raises(InputError, match="settings were chosen on scenes/val"):
-        inputs.check_trainings("CLIP-Real-24k", [replace(tasks[0], reported="scenes/val")], SCENES_RECIPE, 1)
-
-
-def test_too_few_images_left_are_named_by_kind_before_training(own):
-    mine = open_task(f"mine:{own}")
-    part = replace(mine, name="part", test=of_classes(mine.test, ["red"]))
-    unused = pd.DataFrame()
-    sources = Sources((mine, part), None, mine.train, mine.test, unused, {}, {})
-    inputs.check_left([sources], [4, 16], [8], perturbed=16)
-    for budgets, parts, perturbed, message in (
-        ([4, 17], [8], None, "budgets: found 17, expected 1 to 16, the retrieved images left .* of mine"),
-        ([16], [9], None, "part_budgets: found 9, expected 1 to 8, the retrieved images left .* of part"),
-        ([16], [8], 17, "perturbed: found 17, expected 1 to 16"),
-        ([16], [8], 0, "perturbed: found 0, expected 1 to 16"),
-    ):
-        with pytest.raises(InputError, match=message):
-            inputs.check_left([sources], budgets, parts, perturbed)
-    none = replace(sources, synthetic=mine.test.select([]))
-    with pytest.raises(InputError, match="budgets: found 4, expected 1 to 0, the synthetic images left"):
-        inputs.check_left([none], [4], [4])
+        refuse_known("CLIP-Real-24k", replace(task, reported="scenes/val"), SCENES_RECIPE)
 
 
 def test_a_retrieved_set_is_a_corpus_again(tmp_path):
@@ -256,10 +223,8 @@ def test_the_chapter_on_ones_own_task_corpus_and_images(tmp_path):
     notebooks, options = run.find_notebooks(["04_retrieval"]), {"profile": "quick", "progress": False}
     folder = run.run(notebooks, given=list(given.items()), out=tmp_path / "run", **options)
     rows = read_results(folder)
-    assert {"mine", "all tasks"} == set(rows["data"]) and not rows["metric"].str.startswith("perturbed").any()
-    assert rows.loc[rows["metric"] == "zero-shot/advantage", "model"].tolist() == [
-        "retrieved vs synthetic, 20", "retrieved vs synthetic, 40",
-    ]  # fmt: skip
+    assert {"mine", "all tasks"} == set(rows["data"]) and "cost of perturbation" not in set(rows["metric"])
+    assert rows.loc[rows["metric"] == "advantage", "budget"].tolist() == [20, 40, 20, 40]
     manifest = json.loads((folder / "retrieved" / "mine" / MANIFEST).read_text())
     assert manifest["corpus"] == str(tmp_path / "corpus.parquet") and manifest["semantic"]["k"] == 3
     assert manifest["classes"][1] == {"name": "coat", "synonyms": ["jacket"]}

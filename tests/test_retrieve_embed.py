@@ -14,7 +14,7 @@ from synreal.data.decode import from_arrays
 from synreal.errors import InputError
 from synreal.models import build_module, save_checkpoint
 from synreal.retrieve.embed import Encoder, Images, embed_set
-from synreal.retrieve.embeddings import Embeddings, load_embeddings
+from synreal.retrieve.embeddings import HASHES, Embeddings, load_embeddings
 from synreal.retrieve.index import Index, exact_search, ivf_pq_shape
 from synreal.retrieve.semantic import Embedded
 from tiny_clip import CARD, random_encoder
@@ -107,10 +107,10 @@ def test_vectors_without_their_record_are_computed_again(encoder, tmp_path, monk
     assert calls == [10]
 
 
-def test_embeddings_from_before_stamps_are_made_again(encoder, tmp_path, monkeypatch):
+def test_embeddings_from_before_content_hashes_are_made_again(encoder, tmp_path, monkeypatch):
     embed_set(corpus(), encoder, tmp_path, shard=10)
     record = tmp_path / "0000000010.json"
-    old = {key: value for key, value in json.loads(record.read_text()).items() if key != "stamps"}
+    old = {key: value for key, value in json.loads(record.read_text()).items() if key != HASHES}
     record.write_text(json.dumps(old))
     with pytest.raises(InputError, match="does not say what each row held; run embed_set again"):
         load_embeddings(tmp_path)

@@ -203,7 +203,7 @@ def retrieve(
     from synreal.retrieve.filters import Filters
     from synreal.retrieve.manifest import refuse_existing, save_retrieved
     from synreal.retrieve.match import read_classes
-    from synreal.retrieve.retrieve import need_captions, refuse_unmatched
+    from synreal.retrieve.retrieve import check_captions
     from synreal.retrieve.retrieve import retrieve as run
     from synreal.retrieve.semantic import Lookup
 
@@ -214,9 +214,7 @@ def retrieve(
     encoder = Encoder(checkpoint, device) if checkpoint else None
     pool = _opened(corpus, scenes, seed)
     matched_by, semantic = lookup.ways("caption" in pool.column_names)
-    need_captions(pool, queries, matched_by)
-    if matched_by and not semantic and not allow_fewer:
-        refuse_unmatched(pool, queries, matched_by)
+    check_captions(pool, queries, lookup, allow_fewer)
     others = {n: open_world(place, scenes, seed, "none", n).images for n, place in places.items()}
     captions = semantic is not None and semantic.captions
     embedded = _embedded(pool, encoder, embeddings, corpus, captions, embedding_column)

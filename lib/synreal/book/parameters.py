@@ -19,7 +19,7 @@ from synreal.strict_yaml import parse_yaml, read_yaml
 
 TYPES: dict[str, Any] = {"bool": bool, "int": int, "float": float, "str": str, "list": list, "dict": dict}
 SHAPE = "name: type = default  # meaning"
-COUNTS = frozenset({"draws", "workers"})  # numbers that no notebook can do without
+COUNTS = frozenset({"draws", "workers", "seeds"})  # numbers that no notebook can do without
 
 
 @dataclass(frozen=True)

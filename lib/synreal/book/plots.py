@@ -241,13 +241,13 @@ def distributions(
 
 def curves(
     frame: pd.DataFrame, *, x: str, hue: str, panel: str | None = None, xlabel: str = "", ylabel: str = "",
-    log: bool = False, reference: float | None = None, palette: Mapping[str, str] | None = None,
-    points: pd.DataFrame | None = None,
+    log: bool = False, reference: float | Mapping[str, float] | None = None,
+    palette: Mapping[str, str] | None = None, points: pd.DataFrame | None = None,
 ) -> Figure:  # fmt: skip
     """A line with its interval as a band for each hue, over x; panels in rows of two or three.
 
-    frame: the columns x, `hue`, `panel`, value, ci_low, ci_high. log: a logarithmic x axis. palette: colours
-    by hue, default `colours`. points: single measurements, with the same columns but for the interval, where
+    frame: the columns x, `hue`, `panel`, value, ci_low, ci_high. log: a logarithmic x axis. reference:
+    height of the dashed line, or one for each panel. palette: colours by hue, default `colours`. points: single measurements, with the same columns but for the interval, where
     the lines are laws fitted to them; the markers are then theirs.
     """
     _check(frame, [x, hue, *([panel] if panel else []), "value", "ci_low", "ci_high"])
@@ -266,16 +266,19 @@ def curves(
             marker = MARKERS.get(label, FURTHER_MARKERS[place % len(FURTHER_MARKERS)])
             look = {"marker": marker, "color": colour, "markersize": 5 if points is None else 4}
             axes.fill_between(line[x], line["ci_low"], line["ci_high"], color=colour, alpha=0.2, linewidth=0)
+            if len(line) == 1:  # a band needs two
+                axes.vlines(line[x], line["ci_low"], line["ci_high"], color=colour)
             if points is None:
                 axes.plot(line[x], line["value"], label=label, **look)
                 continue
             axes.plot(line[x], line["value"], label=label, color=colour)
             dots = points[(points[hue] == name) & (points[panel] == title if panel else True)]
             axes.plot(dots[x], dots["value"], linestyle="", **look)
-        if reference is not None:
-            axes.axhline(reference, color="#222222", linewidth=1, linestyle="--")
+        height = reference.get(title) if isinstance(reference, Mapping) else reference
+        if height is not None:
+            axes.axhline(height, color="#222222", linewidth=1, linestyle="--")
         axes.set(title=title, xlabel=xlabel or x, xscale="log" if log else "linear")
-        ticks = sorted(set((frame if points is None else points)[x]))
+        ticks = sorted(set((own if points is None else points)[x]))
         if log and len(ticks) < 9:  # where something was measured
             axes.set_xticks(ticks, [f"{tick:,g}" for tick in ticks], fontsize=8)
             axes.minorticks_off()

@@ -180,16 +180,16 @@ def adapt_report(
     after = adapt(checkpoint, images, recipe, out / WORK)
     for when, classifier in (("before", before), ("after", after)):
         found = predict_task(classifier, task, adaptation, seed)
-        rows += [_row(when, reading, predictions) for reading, predictions in found.items()]
+        rows += [_row(when, protocol, predictions) for protocol, predictions in found.items()]
     save_checkpoint(out / "checkpoint", after.module, after.card)
     shutil.rmtree(out / WORK)
     return _write_adaptation(pd.DataFrame(rows), out, f"{checkpoint}, {len(images)} images, seed {seed}")
 
 
-def _row(when: str, reading: str, predictions: Predictions) -> dict[str, object]:
+def _row(when: str, protocol: str, predictions: Predictions) -> dict[str, object]:
     hit = correct(predictions)
     low, high = wilson_bounds(int(hit.sum()), len(hit))
-    what: dict[str, object] = {"adaptation": when, "reading": reading, "accuracy": float(hit.mean())}
+    what: dict[str, object] = {"adaptation": when, "protocol": protocol, "accuracy": float(hit.mean())}
     return what | {"ci_low": low, "ci_high": high, "n": len(hit)}
 
 
@@ -197,7 +197,7 @@ def _write_adaptation(table: pd.DataFrame, out: Path, title: str) -> Path:
     records = json.loads(table.to_json(orient="records"))  # NaN bounds become null
     (out / "accuracy.json").write_text(json.dumps({"what": title, "accuracies": records}, indent=1) + "\n")
     words = estimates(table.rename(columns={"accuracy": "value"}))
-    shown = table[["adaptation", "reading", "n"]].assign(**{"accuracy (95 % interval)": words})
+    shown = table[["adaptation", "protocol", "n"]].assign(**{"accuracy (95 % interval)": words})
     page = out / "accuracy.md"
     lines = ["# Accuracy before and after adaptation", title, shown.to_markdown(index=False)]
     page.write_text("\n\n".join(lines) + "\n")

@@ -101,6 +101,16 @@ class Hierarchy:
         groups = {coarse: tuple(f for f in classes if f in kept) for coarse, classes in self.groups.items()}
         return Hierarchy(self.name, {coarse: classes for coarse, classes in groups.items() if classes})
 
+    def large_group(self, name: str) -> tuple[str, ...]:
+        """The classes of a coarse group of two or more; InputError listing these for any other name."""
+        several = {coarse: fine for coarse, fine in self.groups.items() if len(fine) > 1}
+        if name not in several:
+            raise InputError(
+                f"hierarchy {self.name!r}: found {name!r}, expected one of {', '.join(several)}, its groups "
+                "of two or more classes"
+            )
+        return several[name]
+
     def describe(self) -> str:
         """The hierarchy in one sentence's part: its name and its groups, or how many there are."""
         several = [f"{coarse} ({', '.join(fine)})" for coarse, fine in self.groups.items() if len(fine) > 1]
@@ -115,6 +125,20 @@ class Hierarchy:
             first = ", ".join(repr(name) for name in sorted(names)[:5])
             more = " ..." if len(names) > 5 else ""
             raise InputError(f"hierarchy {self.name!r}: {len(names)} classes ({first}{more}) {problem}")
+
+
+def hierarchy_named(name: str, class_names: Sequence[str]) -> Hierarchy:
+    """The coarse groups of these classes: scenes, imagenet (ImageNet-X's), or those of a YAML file.
+
+    Raises InputError for a class in no group.
+    """
+    if name == "scenes":
+        groups = SCENES_HIERARCHY
+    else:
+        groups = Hierarchy.imagenet_x() if name == "imagenet" else Hierarchy.from_yaml(name)
+    restricted = groups.restricted_to(class_names)
+    restricted.members(class_names)
+    return restricted
 
 
 def _read_mapping(path: Path) -> dict:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 
 from synreal.data.decode import from_arrays
 from synreal.data.folders import classify
@@ -79,9 +79,44 @@ def open_task(source: str, counts: Counts = Counts(), seed: int = 0) -> Task:
     draw = _scenes if kind == "scenes" else catalogue_set
     splits = {split: draw(split, count, seed) for split, count in sizes.items()}
     if detail:
-        splits = {split: of_classes(images, _group(detail)) for split, images in splits.items()}
+        group = SCENES_HIERARCHY.large_group(detail)
+        splits = {split: of_classes(images, group) for split, images in splits.items()}
     name = detail or {"scenes": "all classes"}.get(kind, kind)
     return Task(name, **splits, reported=f"{kind}/test")
+
+
+def families(tasks: Sequence[Task]) -> list[tuple[Task, ...]]:
+    """The tasks, together where one has classes of another, which comes first.
+
+    Raises InputError when there is none, or two have the same name.
+    """
+    names = [task.name for task in tasks]
+    if not names or len(set(names)) < len(names):
+        raise InputError(f"tasks: found {names}; expected one or more of different names")
+    together: list[tuple[Task, ...]] = []
+    for task in sorted(tasks, key=lambda task: -len(task.class_names)):
+        wholes = (n for n, own in enumerate(together) if {*task.class_names} <= {*own[0].class_names})
+        home = next(wholes, None)
+        if home is None:
+            together.append((task,))
+        else:
+            together[home] += (task,)
+    return together
+
+
+def images_by_split(tasks: Sequence[Task]) -> dict[str, Dataset]:
+    """Every image of the tasks once, by split: a task with a part of the classes repeats those of the whole.
+
+    Columns: image, id, and cluster where all have it.
+    """
+    return {split: _union([getattr(task, split) for task in tasks]) for split in ("train", "val", "test")}
+
+
+def _union(parts: Sequence[Dataset]) -> Dataset:
+    clustered = ["cluster"] if all("cluster" in part.column_names for part in parts) else []
+    every = concatenate_datasets([part.select_columns(["image", "id", *clustered]) for part in parts])
+    first = pd.Series(every["id"][:]).drop_duplicates().index
+    return every if len(first) == len(every) else every.select(first)
 
 
 def own_task(name: str, folder: Path) -> Task:
@@ -115,18 +150,19 @@ def own_task(name: str, folder: Path) -> Task:
     return Task(name, **splits, reported=f"{name}/test")
 
 
-def of_classes(images: Dataset, names: Sequence[str]) -> Dataset:
+def of_classes(images: Dataset, names: Sequence[str], asked: str = "classes") -> Dataset:
     """The images of these classes alone, labels numbered in the order of `names`.
 
-    Raises InputError for a class that the set does not know, and when no image is left.
+    Raises InputError, in which `asked` says where the names are from, for a class that the set does not know,
+    and when no image is left.
     """
     known = class_names(images)
     if unknown := [name for name in names if name not in known]:
-        raise InputError(f"classes: {unknown} are not among the image set's {known}")
+        raise InputError(f"{asked}: {unknown} are not among the image set's {known}")
     labels = np.array(images.with_format("numpy")["label"][:])
     rows = np.flatnonzero(np.isin(labels, [known.index(name) for name in names]))
     if not len(rows):
-        raise InputError(f"classes: the image set holds no image of {list(names)}")
+        raise InputError(f"{asked}: the image set holds no image of {list(names)}")
     words = [known[label] for label in labels[rows]]
     kept = images.select(rows).remove_columns("label").add_column("label", words)
     return classify(kept, list(names), "classes")
@@ -159,10 +195,3 @@ def catalogue_set(split: str, count: int, seed: int = 0) -> Dataset:
 def _scenes(split: str, count: int, seed: int) -> Dataset:
     """Several tasks look at parts of the same scenes: they are composed once."""
     return scene_set(split, count, seed)
-
-
-def _group(name: str) -> tuple[str, ...]:
-    several = {coarse: fine for coarse, fine in SCENES_HIERARCHY.groups.items() if len(fine) > 1}
-    if name not in several:
-        raise InputError(f"task scenes:{name}: expected one of {', '.join(several)}")
-    return several[name]

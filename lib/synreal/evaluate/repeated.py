@@ -25,7 +25,7 @@ from synreal.evaluate.resampling import (
     resampled,
 )
 from synreal.models.predictions import Predictions
-from synreal.train.adapt import READINGS, Adapted
+from synreal.train.adapt import PROTOCOLS, Adapted
 
 # From the sums of each model, in the order named, to one number, or one number per bootstrap draw.
 Statistic = Callable[..., np.ndarray]
@@ -287,8 +287,6 @@ def perturbation_costs(
     hierarchy: Hierarchy,
     group: str,
     clusters: pd.Series | None,
-    draws: int = 0,
-    seed: int = 0,
 ) -> pd.DataFrame:
     """One row per detail and strength, with COLUMNS.
 
@@ -321,7 +319,7 @@ def perturbation_costs(
 # The accuracies of many adapted models on many tasks, and any comparison among them with its uncertainty.
 
 
-Cell = tuple[str, str, str, int]  # task, reading, source, budget
+Cell = tuple[str, str, str, int]  # task, protocol, source, budget
 CellStatistic = Callable[[Mapping[Cell, Effect]], Effect]  # such as a difference of two cells
 ALL = "all tasks"
 
@@ -330,8 +328,8 @@ ALL = "all tasks"
 class Accuracies:
     """Every adapted model's accuracy, and how trainings and test images move it.
 
-    table: task, reading, source, budget, value (mean over seeds), sd, seeds, n, ci_low, ci_high.
-    effects: by (task, reading, source, budget); clusters: of their images.
+    table: task, protocol, source, budget, value (mean over seeds), sd, seeds, n, ci_low, ci_high.
+    effects: by (task, protocol, source, budget); clusters: of their images.
     """
 
     table: pd.DataFrame
@@ -340,7 +338,7 @@ class Accuracies:
 
     @property
     def means(self) -> dict[Cell, float]:
-        """Accuracies, by (task, reading, source, budget)."""
+        """Accuracies, by (task, protocol, source, budget)."""
         return {cell: float(effect.per_seed.mean()) for cell, effect in self.effects.items()}
 
     def effect(self, statistic: CellStatistic, confidence: float = 0.95) -> dict[str, float]:
@@ -378,7 +376,7 @@ class Accuracies:
         return int(rows["n"].min())
 
 
-def accuracies(runs: Sequence[Adapted], tasks: Sequence[Task], draws: int = 0, seed: int = 0) -> Accuracies:
+def accuracies(runs: Sequence[Adapted], tasks: Sequence[Task]) -> Accuracies:
     """The accuracies of all runs; runs that differ in the seed alone are repeats of each other.
 
     Tasks may share test images, and those with the same classes share trainings, seed by seed.
@@ -391,7 +389,7 @@ def accuracies(runs: Sequence[Adapted], tasks: Sequence[Task], draws: int = 0, s
         (value, low, high, _, n), seeds = effect.estimate(codes), len(effect.per_seed)
         sd = effect.per_seed.std(ddof=1) if seeds > 1 else np.nan
         rows.append((*key, value, sd, seeds, n, low, high))
-    columns = ["task", "reading", "source", "budget", "value", "sd", "seeds", "n", "ci_low", "ci_high"]
+    columns = ["task", "protocol", "source", "budget", "value", "sd", "seeds", "n", "ci_low", "ci_high"]
     return Accuracies(pd.DataFrame(rows, columns=columns), effects, codes)
 
 
@@ -399,9 +397,9 @@ def _repeats(runs: Sequence[Adapted], task: str) -> dict[Cell, pd.DataFrame]:
     own = [run for run in runs if run.task == task]
     keys = dict.fromkeys((run.source, run.budget) for run in own)
     return {
-        (task, reading, source, budget): hits_by_training(
-            [run.predictions[reading] for run in own if (run.source, run.budget) == (source, budget)]
+        (task, protocol, source, budget): hits_by_training(
+            [run.predictions[protocol] for run in own if (run.source, run.budget) == (source, budget)]
         )
         for source, budget in keys
-        for reading in READINGS
+        for protocol in PROTOCOLS
     }

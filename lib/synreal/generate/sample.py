@@ -16,12 +16,19 @@ from joblib import delayed
 from pydantic import Field, TypeAdapter
 from tqdm.auto import tqdm
 
-from synreal.cache import atomic, read_record, side_by_side, write_text
-from synreal.data.decode import from_arrays, to_arrays
-from synreal.data.imageset import class_names
+from synreal.cache import atomic, compute, read_record, side_by_side, write_text
+from synreal.data.decode import from_arrays, image_set_hash, to_arrays
+from synreal.data.imageset import class_names, load_image_set
 from synreal.data.worlds import World
 from synreal.errors import InputError
-from synreal.generate.backends import Generator, StableDiffusion, load_diffusers, open_as, resized
+from synreal.generate.backends import (
+    Generator,
+    StableDiffusion,
+    load_diffusers,
+    need_pipeline,
+    open_as,
+    resized,
+)
 from synreal.generate.cascade import Cascade
 from synreal.generate.prompts import Style, make_prompts
 from synreal.generate.singdiffusion import SingDiffusion
@@ -188,6 +195,37 @@ def refuse_strength(strength: float, steps: int) -> None:
         raise InputError(
             f"strength: found {strength} of {steps} steps, expected above 0 and up to 1, and one step or more"
         )
+
+
+def check_perturbation(generator: str | Path, strengths: Sequence[float], steps: int) -> None:
+    """Raise InputError for a generator without pipeline or weights, and strengths it cannot perturb to."""
+    open_generator(generator).fingerprint()
+    need_pipeline(generator, "Stable Diffusion pipeline")
+    if not strengths:
+        raise InputError("strengths: found none, expected one or more above 0 and up to 1")
+    for strength in strengths:
+        refuse_strength(strength, steps)
+
+
+def perturbed_sets(
+    images: Dataset, generator: str | Path, strengths: Sequence[float], sampling: Sampling, workers: int = 1
+) -> dict[float, Dataset]:
+    """`perturbed_set` by strength, drawn by `workers` processes; each is drawn once and kept in the cache."""
+    longest_first = sorted(strengths, reverse=True)
+    jobs = [(images, generator, strength, sampling) for strength in longest_first]
+    drawn = dict(zip(longest_first, compute(_perturbed_once, jobs, workers), strict=True))
+    return {strength: drawn[strength] for strength in strengths}
+
+
+def _perturbed_once(images: Dataset, generator: str | Path, strength: float, sampling: Sampling) -> Dataset:
+    weights = open_generator(generator).fingerprint()[:12]
+    settings = f"{strength:g}-{sampling.guidance_scale:g}-{sampling.steps}-{sampling.seed}"
+    path = cache_dir() / "perturbed" / f"{image_set_hash(images)}-{weights}-{settings}.parquet"
+    if not path.exists():
+        drawn = perturbed_set(images, generator, strength, sampling)
+        with atomic(path) as partial:
+            drawn.to_parquet(partial)
+    return load_image_set(path)
 
 
 def perturbed_set(images: Dataset, generator: str | Path, strength: float, sampling: Sampling) -> Dataset:

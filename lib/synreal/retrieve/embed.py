@@ -23,14 +23,15 @@ from synreal.models.card import Card, load_card
 from synreal.models.clip import ZeroShotClassifier, load_tokenizer, zero_shot_head
 from synreal.models.load import load_classifier
 from synreal.retrieve.embeddings import (
+    HASHES,
     MANIFEST,
     Embeddings,
     Row,
     What,
+    content_hashes,
     load_embeddings,
     record_path,
     rows_of,
-    stamps_of,
     vector_path,
 )
 
@@ -261,8 +262,8 @@ def _content_of(
 
 
 def _embed_shard(rows: datasets.Dataset, content: Content, size: int, folder: Path, start: int) -> None:
-    stamps = dict(zip(rows["id"], stamps_of(rows, content.column), strict=True))
-    digest, record = _digest(stamps), record_path(folder, start)
+    hashes = dict(zip(rows["id"], content_hashes(rows, content.column), strict=True))
+    digest, record = _digest(hashes), record_path(folder, start)
     if record.exists() and _holds(json.loads(record.read_text()), digest):
         return
     record.unlink(missing_ok=True)  # its vectors are about to be replaced
@@ -275,20 +276,20 @@ def _embed_shard(rows: datasets.Dataset, content: Content, size: int, folder: Pa
         if good:
             parts.append(content.encode(contents).astype(np.float16))
     _write_whole(vector_path(folder, start), lambda file: _save_array(file, np.concatenate(parts)))
-    embedded = {"column": content.column, "ids": ids, "stamps": [stamps[key] for key in ids]}
+    embedded = {"column": content.column, "ids": ids, HASHES: [hashes[key] for key in ids]}
     text = json.dumps({"content": digest, **embedded, "missing": missing})
     _write_whole(record, lambda file: file.write_text(text))
 
 
 def _holds(record: dict, digest: str) -> bool:
-    """Whether the shard is of this content; one from before stamps were kept is embedded again."""
-    return record["content"] == digest and "stamps" in record
+    """Whether the shard is of this content; one from before hashes were kept is embedded again."""
+    return record["content"] == digest and HASHES in record
 
 
-def _digest(stamps: dict[str, str]) -> str:
+def _digest(hashes: dict[str, str]) -> str:
     digest = hashlib.sha256()
-    for key, stamp in stamps.items():
-        digest.update(key.encode() + b"\0" + bytes.fromhex(stamp))
+    for key, content in hashes.items():
+        digest.update(key.encode() + b"\0" + bytes.fromhex(content))
     return digest.hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""Stored embeddings of a corpus, and the stamps that say which image each belongs to."""
+"""Stored embeddings of a corpus, and the content hashes that say which image each belongs to."""
 
 import hashlib
 import json
@@ -15,6 +15,7 @@ import pandas as pd
 from synreal.errors import InputError, shorten
 
 MANIFEST = "embeddings.json"
+HASHES = "stamps"  # key of the content hashes in files; another would embed every corpus anew
 What = Literal["image", "caption"]
 
 
@@ -30,7 +31,7 @@ class Embeddings:
     shards: list[np.ndarray]  # float16 [n, D] each, memory-mapped
     missing: dict[str, str] = field(default_factory=dict)  # id -> why there is no vector
     column: str = "image"  # what was embedded: image, caption, or a column of vectors that the corpus carries
-    stamps: dict[str, str] = field(default_factory=dict)  # id -> hash of what was embedded, see stamps_of
+    hashes: dict[str, str] = field(default_factory=dict)  # id -> what was embedded, see content_hashes
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -91,7 +92,7 @@ def load_embeddings(folder: str | Path) -> Embeddings:
             "which goes on where it stopped"
         )
     records = [json.loads(record_path(folder, start).read_text()) for start in starts]
-    if any("stamps" not in record for record in records):
+    if any(HASHES not in record for record in records):
         raise InputError(f"{folder}: does not say what each row held; run embed_set again, which replaces it")
     shards = [np.load(vector_path(folder, start), mmap_mode="r") for start in starts]
     ids = [key for record in records for key in record["ids"]]
@@ -102,8 +103,8 @@ def load_embeddings(folder: str | Path) -> Embeddings:
     content = hashlib.sha256(" ".join(record["content"] for record in records).encode()).hexdigest()[:16]
     origin = (manifest["what"], manifest["model"], manifest["fingerprint"], content)
     filled = [shard for shard in shards if len(shard)]
-    stamps = dict(zip(ids, (stamp for record in records for stamp in record["stamps"]), strict=True))
-    return Embeddings(*origin, ids, filled, missing, records[0]["column"], stamps)
+    hashes = dict(zip(ids, (own for record in records for own in record[HASHES]), strict=True))
+    return Embeddings(*origin, ids, filled, missing, records[0]["column"], hashes)
 
 
 def vector_path(folder: Path, start: int) -> Path:
@@ -122,14 +123,14 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
     return wide / np.linalg.norm(wide, axis=1, keepdims=True)
 
 
-# Stamps of what is embedded: one per row of a corpus, which changes when the row's content does.
+# Content hashes: one per row of a corpus, which changes when what is embedded of the row does.
 
 
 Row = dict[str, Any]
 SAMPLED = 2000  # rows of a corpus that are compared with what was embedded before anything is retrieved
 
 
-def stamps_of(rows: datasets.Dataset, column: str) -> list[str]:
+def content_hashes(rows: datasets.Dataset, column: str) -> list[str]:
     """sha256 of each row's content, cheap to get; images are not decoded.
 
     column: "image" (the encoded bytes count; of an image left on disk, size and time), "caption", or one of
@@ -145,14 +146,14 @@ def stamps_of(rows: datasets.Dataset, column: str) -> list[str]:
 
 def refuse_changed(embeddings: Embeddings, rows: datasets.Dataset) -> None:
     """Raise InputError when rows of a corpus hold anything else than what was embedded under their ids."""
-    known, column = embeddings.stamps, embeddings.column
+    known, column = embeddings.hashes, embeddings.column
     if column not in rows.column_names:
         raise InputError(
             f"embedded: the corpus has no column {column}, which was embedded; embed this corpus"
         )
     part = rows.select(np.flatnonzero([key in known for key in rows["id"]]))
-    now = zip(part["id"], stamps_of(part, column), strict=True)
-    if changed := [key for key, stamp in now if stamp != known[key]]:
+    now = zip(part["id"], content_hashes(part, column), strict=True)
+    if changed := [key for key, content in now if content != known[key]]:
         raise InputError(
             f"embedded: {len(changed)} of {len(part)} rows compared hold another {column} than was "
             f"embedded: {shorten(changed)}; embed this corpus, see embed_corpus"

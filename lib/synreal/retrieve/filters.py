@@ -13,10 +13,11 @@ from synreal.errors import InputError
 from synreal.retrieve.embeddings import Embeddings
 from synreal.retrieve.match import Captions, ClassQuery, Matcher
 
+CONTAMINATED = ("same pixels as", "close to")  # the reasons of decontamination
 LEDGER = ("id", "class", "reason", "detail", "threshold", "value", "nearest")
 
 
-class Sieve:
+class FilterPipeline:
     """The candidates that are left, best first, and a ledger row for each one rejected."""
 
     def __init__(self, candidates: pd.DataFrame, class_names: Sequence[str]) -> None:
@@ -74,7 +75,7 @@ class Sieve:
         return table.assign(kept=self.available()).fillna(0).astype(int)
 
 
-# The filters that candidates pass, in order; each rejects into the ledger of the sieve.
+# The filters that candidates pass, in order; each rejects into the ledger of the pipeline.
 
 
 @dataclass(frozen=True)
@@ -98,72 +99,72 @@ class Filters:
 
 
 NO_FILTERS = Filters()
-# P2's, but for contamination, whose threshold belongs to a descriptor; see decontaminate.ISC_THRESHOLD.
+# P2's, but for contamination, whose threshold belongs to a descriptor; see ISC_THRESHOLD.
 PAPER_FILTERS = Filters(top_share=0.3, cap=10_000, near_duplicate=0.94)
 
 
 def reject_excluded(
-    sieve: Sieve, captions: Sequence[str | None], queries: Sequence[ClassQuery], matcher: Matcher
+    pipeline: FilterPipeline, captions: Sequence[str | None], queries: Sequence[ClassQuery], matcher: Matcher
 ) -> None:
     """Candidates whose caption (`captions`: of the candidates) holds one of the class's excluded terms."""
-    ready, labels = Captions(captions), sieve.left["label"].to_numpy()
+    ready, labels = Captions(captions), pipeline.left["label"].to_numpy()
     detail = np.full(len(labels), "", dtype=object)
     for label, query in enumerate(queries):
         for term in query.exclude:
             detail[(labels == label) & ready.matches([term], matcher)] = term
-    sieve.reject(detail != "", "excluded term", detail=detail)
+    pipeline.reject(detail != "", "excluded term", detail=detail)
 
 
-def reject_missing(sieve: Sieve, images: Embeddings) -> None:
+def reject_missing(pipeline: FilterPipeline, images: Embeddings) -> None:
     """Candidates behind which the embedding found no image."""
-    detail = sieve.left["id"].map(images.missing)
-    sieve.reject(detail.notna(), "no readable image", detail=detail)
+    detail = pipeline.left["id"].map(images.missing)
+    pipeline.reject(detail.notna(), "no readable image", detail=detail)
 
 
-def reject_shared(sieve: Sieve) -> None:
+def reject_shared(pipeline: FilterPipeline) -> None:
     """Candidates of several classes: all but the best scored, or all when there are no scores."""
-    scored = sieve.left["score"].notna().all()
+    scored = pipeline.left["score"].notna().all()
     reason = "nearer to another class" if scored else "several classes"
-    bad = sieve.left["id"].duplicated(keep="first" if scored else False)
-    sieve.reject(bad, reason, value=sieve.left["score"])
+    bad = pipeline.left["id"].duplicated(keep="first" if scored else False)
+    pipeline.reject(bad, reason, value=pipeline.left["score"])
 
 
-def reject_low_scores(sieve: Sieve, filters: Filters) -> None:
+def reject_low_scores(pipeline: FilterPipeline, filters: Filters) -> None:
     """Candidates below the top share of their class, and beyond its cap."""
     if filters.top_share is not None:
-        labels = sieve.left["label"]
+        labels = pipeline.left["label"]
         keep = np.ceil(labels.groupby(labels).transform("size") * filters.top_share)
-        low = sieve.place() >= keep.to_numpy()
-        threshold = sieve.left["score"].mask(low).groupby(labels).transform("min")
-        sieve.reject(low, "low CLIP score", threshold, sieve.left["score"])
+        low = pipeline.place() >= keep.to_numpy()
+        threshold = pipeline.left["score"].mask(low).groupby(labels).transform("min")
+        pipeline.reject(low, "low CLIP score", threshold, pipeline.left["score"])
     if filters.cap is not None:
-        sieve.reject(sieve.place() >= filters.cap, "above the cap", filters.cap, sieve.place() + 1)
+        pipeline.reject(pipeline.place() >= filters.cap, "above the cap", filters.cap, pipeline.place() + 1)
 
 
-def reject_unreadable(sieve: Sieve, corpus: Dataset) -> None:
+def reject_unreadable(pipeline: FilterPipeline, corpus: Dataset) -> None:
     """Candidates whose image cannot be decoded; those left get their pixel hash in column `sha256`."""
-    hashes, reasons = try_pixel_hashes(corpus.select(sieve.left["row"]))
+    hashes, reasons = try_pixel_hashes(corpus.select(pipeline.left["row"]))
     detail = np.array([reasons.get(row, "") for row in range(len(hashes))], dtype=object)
-    sieve.left["sha256"] = hashes
-    sieve.reject(detail != "", "no readable image", detail=detail)
+    pipeline.left["sha256"] = hashes
+    pipeline.reject(detail != "", "no readable image", detail=detail)
 
 
-def reject_duplicates(sieve: Sieve, images: Embeddings | None, threshold: float | None) -> None:
+def reject_duplicates(pipeline: FilterPipeline, images: Embeddings | None, threshold: float | None) -> None:
     """All but the first of candidates with the same pixels, or with embeddings as close as `threshold`."""
-    first = sieve.left.groupby("sha256")["id"].transform("first")
-    sieve.reject(sieve.left["sha256"].duplicated(), "same pixels", value=1.0, nearest=first)
+    first = pipeline.left.groupby("sha256")["id"].transform("first")
+    pipeline.reject(pipeline.left["sha256"].duplicated(), "same pixels", value=1.0, nearest=first)
     if images is not None and threshold is not None:
-        ids = sieve.left["id"].to_numpy(object)
+        ids = pipeline.left["id"].to_numpy(object)
         twin, value = collapse(images.take(ids), threshold)
-        sieve.reject(twin >= 0, "near-duplicate", threshold, value, ids[twin])
+        pipeline.reject(twin >= 0, "near-duplicate", threshold, value, ids[twin])
 
 
-def reject_surplus(sieve: Sieve, per_class: int, allow_fewer: bool) -> None:
+def reject_surplus(pipeline: FilterPipeline, per_class: int, allow_fewer: bool) -> None:
     """All but the first `per_class` of each class in the order of column `key`.
 
     Raises InputError with the number there is of each class that has fewer, unless `allow_fewer`.
     """
-    available = sieve.available()
+    available = pipeline.available()
     short = available[available < per_class]
     if len(short) and not allow_fewer:
         told = ", ".join(f"{name} {count}" for name, count in short.items())
@@ -171,8 +172,8 @@ def reject_surplus(sieve: Sieve, per_class: int, allow_fewer: bool) -> None:
             f"per_class: {per_class} images asked for each class, but there are only: {told}; ask for fewer, "
             "loosen the filters, or take what there is with allow_fewer"
         )
-    sieve.sort(["label", "key"])
-    sieve.reject(sieve.place() >= per_class, "not drawn", per_class)
+    pipeline.sort(["label", "key"])
+    pipeline.reject(pipeline.place() >= per_class, "not drawn", per_class)
 
 
 # Which images of a set are copies, or nearly, of images that it must not hold.
@@ -231,7 +232,7 @@ def closeness(
 
 
 def reject_contaminated(
-    sieve: Sieve,
+    pipeline: FilterPipeline,
     corpus: Dataset,
     against: Mapping[str, Dataset],
     descriptor: Descriptor | None,
@@ -240,14 +241,14 @@ def reject_contaminated(
 ) -> Closeness:
     """Rejects candidates that are in one of the sets `against`, or as close to it as `threshold`.
 
-    The sieve's columns `row` (in `corpus`) and `sha256` are used. vectors: the descriptor's, of the
+    The pipeline's columns `row` (in `corpus`) and `sha256` are used. vectors: the descriptor's, of the
     candidates, where they are known. Returns how close every candidate is.
     """
-    candidates = corpus.select(sieve.left["row"])
-    close = closeness(candidates, against, descriptor, vectors, sieve.left["sha256"].tolist())
+    candidates = corpus.select(pipeline.left["row"])
+    close = closeness(candidates, against, descriptor, vectors, pipeline.left["sha256"].tolist())
     near, rest = close.near(threshold), ~close.same
-    sieve.reject(close.same, "same pixels as", value=1.0, nearest=close.nearest)
-    sieve.reject(near[rest], "close to", threshold, close.value[rest], close.nearest[rest])
+    pipeline.reject(close.same, CONTAMINATED[0], value=1.0, nearest=close.nearest)
+    pipeline.reject(near[rest], CONTAMINATED[1], threshold, close.value[rest], close.nearest[rest])
     return close
 
 
@@ -267,6 +268,6 @@ def decontaminate(
         raise InputError("descriptor and threshold: found one without the other; give both or neither")
     columns = {"id": images["id"][:], "label": images["label"][:], "row": range(len(images))}
     candidates = pd.DataFrame(columns).assign(sha256=pixel_hashes(images))
-    sieve = Sieve(candidates, images.features["label"].names)
-    close = reject_contaminated(sieve, images, against, descriptor, threshold)
-    return images.select(sieve.left["row"]), sieve.ledger, close.sensitivity()
+    pipeline = FilterPipeline(candidates, images.features["label"].names)
+    close = reject_contaminated(pipeline, images, against, descriptor, threshold)
+    return images.select(pipeline.left["row"]), pipeline.ledger, close.sensitivity()

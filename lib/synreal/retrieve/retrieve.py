@@ -15,9 +15,9 @@ from synreal.errors import InputError, shorten
 from synreal.retrieve import filters as stages
 from synreal.retrieve.corpus import check_corpus
 from synreal.retrieve.embeddings import refuse_changed
-from synreal.retrieve.filters import NO_FILTERS, Filters, Sieve, reject_contaminated
+from synreal.retrieve.filters import NO_FILTERS, FilterPipeline, Filters, reject_contaminated
 from synreal.retrieve.match import Captions, ClassQuery, Matcher, check_classes
-from synreal.retrieve.semantic import Embedded, Semantic, nearest_to_classes, recall_of
+from synreal.retrieve.semantic import Embedded, Lookup, Semantic, nearest_to_classes, recall_of
 
 
 def need_captions(corpus: Dataset, queries: Sequence[ClassQuery], matcher: Matcher | None) -> None:
@@ -35,6 +35,19 @@ def refuse_unmatched(corpus: Dataset, queries: Sequence[ClassQuery], matcher: Ma
     need_captions(corpus, queries, matcher)
     counts = np.bincount(_matched(corpus, queries, matcher)["label"], minlength=len(queries))
     refuse_empty([query.name for query, count in zip(queries, counts, strict=True) if count == 0])
+
+
+def check_captions(
+    corpus: Dataset, queries: Sequence[ClassQuery], lookup: Lookup, allow_fewer: bool = False
+) -> None:
+    """Raise InputError for captions that are needed and not there.
+
+    Without `allow_fewer` also for a class that no caption speaks of, where captions are all that is searched.
+    """
+    matcher, semantic = lookup.ways("caption" in corpus.column_names)
+    need_captions(corpus, queries, matcher)
+    if matcher and semantic is None and not allow_fewer:
+        refuse_unmatched(corpus, queries, matcher)
 
 
 def refuse_empty(names: Sequence[str]) -> None:
@@ -176,7 +189,7 @@ class Retrieved:
     """A retrieved training set, and the account of how it came about."""
 
     images: Dataset  # label = class; provenance in matched_by, score, corpus_id, sha256 (of the pixels)
-    ledger: pd.DataFrame  # one row per rejected candidate: the columns of sieve.LEDGER
+    ledger: pd.DataFrame  # one row per rejected candidate: the columns of filters.LEDGER
     counts: pd.DataFrame  # per class: found, rejected for each reason, kept
     ways: pd.DataFrame  # per class, matcher and template: found, and found by nothing else
     sensitivity: pd.DataFrame  # threshold of contamination -> images it would reject, and their share
@@ -218,15 +231,15 @@ def retrieve(
     request = Request(queries, per_class, *ways, dict(against or {}), descriptor, seed, allow_fewer)
     request.check(corpus)
     names, found = [query.name for query in queries], find_all(corpus, queries, matcher, semantic, embedded)
-    sieve = Sieve(rank(found, queries, embedded, seed), names)
-    _name_empty(sieve, allow_fewer)
-    sensitivity = _filter(sieve, corpus, request)
+    pipeline = FilterPipeline(rank(found, queries, embedded, seed), names)
+    _name_empty(pipeline, allow_fewer)
+    sensitivity = _filter(pipeline, corpus, request)
     settings = request.settings()
     if semantic is not None and embedded is not None:
         settings["recall"] = recall_of(embedded, queries, semantic)
-    table = sieve.left.assign(corpus_id=sieve.left["id"])
-    images = labelled_rows(corpus, table, names)
-    return Retrieved(images, sieve.ledger, sieve.counts(), count_ways(found, names), sensitivity, settings)
+    table = pipeline.left.assign(corpus_id=pipeline.left["id"])
+    images, ways_found = labelled_rows(corpus, table, names), count_ways(found, names)
+    return Retrieved(images, pipeline.ledger, pipeline.counts(), ways_found, sensitivity, settings)
 
 
 def first_per_class(images: Dataset, per_class: int) -> Dataset:
@@ -235,43 +248,43 @@ def first_per_class(images: Dataset, per_class: int) -> Dataset:
     return images.select(np.flatnonzero(labels.groupby(labels).cumcount() < per_class))
 
 
-def _name_empty(sieve: Sieve, allow_fewer: bool) -> None:
-    empty = sieve.found.index[sieve.found == 0].tolist()
-    if len(empty) == len(sieve.found) or not allow_fewer:
+def _name_empty(pipeline: FilterPipeline, allow_fewer: bool) -> None:
+    empty = pipeline.found.index[pipeline.found == 0].tolist()
+    if len(empty) == len(pipeline.found) or not allow_fewer:
         refuse_empty(empty)
 
 
-def _refuse_nothing(sieve: Sieve) -> None:
-    if len(sieve.left) == 0:
-        told = ", ".join(f"{reason} {n}" for reason, n in sieve.ledger["reason"].value_counts().items())
+def _refuse_nothing(pipeline: FilterPipeline) -> None:
+    if len(pipeline.left) == 0:
+        told = ", ".join(f"{reason} {n}" for reason, n in pipeline.ledger["reason"].value_counts().items())
         raise InputError(
-            f"no image is left of {sieve.found.sum()} candidates; rejected were: {told}; loosen the filters, "
-            "or give the classes synonyms or another matcher"
+            f"no image is left of {pipeline.found.sum()} candidates; rejected were: {told}; loosen the "
+            "filters, or give the classes synonyms or another matcher"
         )
 
 
-def _filter(sieve: Sieve, corpus: Dataset, request: Request) -> pd.DataFrame:
+def _filter(pipeline: FilterPipeline, corpus: Dataset, request: Request) -> pd.DataFrame:
     """All filters in order; returns the sensitivity curve of decontamination."""
     embedded, filters = request.embedded, request.filters
     images = embedded.images if embedded else None
     if any(query.exclude for query in request.queries):
-        captions = corpus.select(sieve.left["row"])["caption"][:]
-        stages.reject_excluded(sieve, captions, request.queries, request.matcher or "phrase")
+        captions = corpus.select(pipeline.left["row"])["caption"][:]
+        stages.reject_excluded(pipeline, captions, request.queries, request.matcher or "phrase")
     if images is not None:
-        stages.reject_missing(sieve, images)
-    stages.reject_shared(sieve)
-    stages.reject_low_scores(sieve, filters)
+        stages.reject_missing(pipeline, images)
+    stages.reject_shared(pipeline)
+    stages.reject_low_scores(pipeline, filters)
     if images is not None:
-        refuse_changed(images, corpus.select(sieve.left["row"]))
-    stages.reject_unreadable(sieve, corpus)
-    _refuse_nothing(sieve)
-    stages.reject_duplicates(sieve, images, filters.near_duplicate)
+        refuse_changed(images, corpus.select(pipeline.left["row"]))
+    stages.reject_unreadable(pipeline, corpus)
+    _refuse_nothing(pipeline)
+    stages.reject_duplicates(pipeline, images, filters.near_duplicate)
     descriptor, vectors = request.descriptor, None
     if descriptor is None and embedded is not None and request.against:
-        descriptor, vectors = embedded.encoder, embedded.images.take(sieve.left["id"].tolist())
-    close = reject_contaminated(sieve, corpus, request.against, descriptor, filters.contamination, vectors)
-    _refuse_nothing(sieve)
-    stages.reject_surplus(sieve, request.per_class, request.allow_fewer)
+        descriptor, vectors = embedded.encoder, embedded.images.take(pipeline.left["id"].tolist())
+    close = reject_contaminated(pipeline, corpus, request.against, descriptor, filters.contamination, vectors)
+    _refuse_nothing(pipeline)
+    stages.reject_surplus(pipeline, request.per_class, request.allow_fewer)
     return close.sensitivity()
 
 

@@ -68,15 +68,19 @@ class Embedded:
 def embed_corpus(
     corpus: datasets.Dataset,
     encoder: Encoder,
-    folder: str | Path,
+    folder: str | Path | None = None,
     captions: bool = True,
     column: str | None = None,
     kind: Kind = "auto",
 ) -> Embedded:
     """Embeds images and (unless `captions` is False) captions of a corpus into `folder`, and indexes both.
 
-    column: image embeddings that the corpus carries, see `embed_set`. What exists in the folder is used.
+    folder: by default one in the cache, under the ids of the corpus; what exists there is used. column: image
+    embeddings that the corpus carries, see `embed_set`.
     """
+    if folder is None:
+        ids = hashlib.sha256("\n".join(corpus["id"]).encode()).hexdigest()[:16]
+        folder = cache_dir() / "embeddings" / f"{ids}-{encoder.fingerprint}"
     folder = Path(folder)
     images = embed_set(corpus, encoder, folder / "images", "image", column=column)
     index = Index.open(images, folder / "image_index", kind)

@@ -12,6 +12,7 @@ from datasets import Dataset, concatenate_datasets
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from synreal.cache import compute
 from synreal.data.decode import image_batches, image_set_hash
 from synreal.data.imageset import class_names
 from synreal.data.tasks import Task
@@ -119,13 +120,14 @@ def _card_of(checkpoint: str | Path, names: Sequence[str]) -> Card:
     return card.model_copy(update={"class_names": tuple(names), "prompt_names": prompts})
 
 
-def targeted(images: Dataset, budget: int, seed: int = 0) -> Dataset:
+def targeted(images: Dataset, budget: int, seed: int = 0, what: str = "images") -> Dataset:
     """`budget` images, as many of each class as there are, chosen by the seed.
 
-    A larger budget holds the images of a smaller one. Raises InputError when the set has fewer images.
+    A larger budget holds the images of a smaller one. Raises InputError, in which `what` names the images,
+    when the set has fewer.
     """
     if not 0 < budget <= len(images):
-        raise InputError(f"budget: found {budget}, expected 1 to the {len(images)} images that there are")
+        raise InputError(f"budget: found {budget}, expected 1 to the {len(images)} {what} that there are")
     labels = np.asarray(images.with_format("numpy")["label"][:])
     order = np.random.default_rng(seed).permutation(len(labels))
     turn = np.empty(len(labels), np.int64)  # an image's turn within its class
@@ -171,7 +173,7 @@ def linear_probe(features: Tensor, labels: Tensor, classes: int, recipe: Recipe)
 # What an adapted model is worth on a target task: P2's two accuracies, computed at most once.
 
 
-READINGS = ("zero-shot", "probe")
+PROTOCOLS = ("zero-shot", "probe")
 
 
 @dataclass(frozen=True)
@@ -186,46 +188,68 @@ class Adapted:
     source: str
     budget: int
     seed: int
-    predictions: dict[str, Predictions]  # by reading
+    predictions: dict[str, Predictions]  # by protocol
+
+
+@dataclass(frozen=True)
+class AdaptationRun:
+    """One adaptation, and the tasks that judge it; these have the classes of the images."""
+
+    source: str  # what the images are, such as retrieved
+    images: Dataset
+    tasks: tuple[Task, ...]
+    seed: int = 0
+    adapted: bool = True  # without, the checkpoint stays as it is, with budget 0
+    protocols: tuple[str, ...] = PROTOCOLS
 
 
 def adapt_and_predict(
-    checkpoint: str | Path,
-    images: Dataset,
-    tasks: Sequence[Task],
-    source: str,
-    adaptation: Adaptation = SCENES,
-    seed: int = 0,
-    adapted: bool = True,
-    readings: Sequence[str] = READINGS,
-    device: str = "cpu",
+    checkpoint: str | Path, run: AdaptationRun, adaptation: Adaptation = SCENES, device: str = "cpu"
 ) -> list[Adapted]:
-    """The checkpoint adapted to `images`, on each task; without `adapted` as it is, and budget 0.
+    """The checkpoint adapted to the images of a run, on each of its tasks.
 
-    The tasks have the classes of the images. Predictions are kept in the cache under the hashes of
-    checkpoint, images, settings and task, so that nothing is trained twice. device: where predictions are
-    made; training finds a GPU by itself.
+    Predictions are kept in the cache under the hashes of checkpoint, images, settings and task, so that
+    nothing is trained twice. device: where predictions are made; training finds a GPU by itself.
     Raises InputError when the checkpoint learned from the images that a task reports on, or the settings were
     chosen on them, as far as its card and `adaptation` say.
     """
-    for task in tasks:
+    for task in run.tasks:
         refuse_known(checkpoint, task, adaptation)
-    tuning = adaptation.tuning_of(len(images), seed)
-    tuning = tuning if adapted else replace(tuning, steps=0)
-    key = f"{_checkpoint_hash(checkpoint)}-{image_set_hash(images)}-{_hash(asdict(tuning))}"
-    paths = [_paths(key, task, adaptation, readings) for task in tasks]
+    tuning = adaptation.tuning_of(len(run.images), run.seed)
+    tuning = tuning if run.adapted else replace(tuning, steps=0)
+    key = f"{_checkpoint_hash(checkpoint)}-{image_set_hash(run.images)}-{_hash(asdict(tuning))}"
+    paths = [_paths(key, task, adaptation, run.protocols) for task in run.tasks]
     missing = [n for n, own in enumerate(paths) if not all(path.exists() for path in own.values())]
-    classifier = adapt(checkpoint, images, tuning) if missing else None
+    classifier = adapt(checkpoint, run.images, tuning) if missing else None
     for n in missing:
         assert classifier is not None
         classifier.module.to(device)
-        for reading, found in predict_task(classifier, tasks[n], adaptation, seed, readings).items():
-            found.save(paths[n][reading])
-    budget = len(images) if adapted else 0
+        answers = predict_task(classifier, run.tasks[n], adaptation, run.seed, run.protocols)
+        for protocol, predictions in answers.items():
+            predictions.save(paths[n][protocol])
+    budget = len(run.images) if run.adapted else 0
     return [
-        Adapted(task.name, source, budget, seed, _read(own, task, f"{source} {budget}"))
-        for task, own in zip(tasks, paths, strict=True)
+        Adapted(task.name, run.source, budget, run.seed, _read(own, task, f"{run.source} {budget}"))
+        for task, own in zip(run.tasks, paths, strict=True)
     ]
+
+
+def adapt_all(
+    checkpoint: str | Path,
+    runs: Sequence[AdaptationRun],
+    adaptation: Adaptation = SCENES,
+    workers: int = 1,
+    device: str = "cpu",
+) -> list[Adapted]:
+    """The results of all runs, in their order, computed by `workers` processes side by side."""
+    jobs = [(checkpoint, run, adaptation, device) for run in runs]
+    return [adapted for results in compute(adapt_and_predict, jobs, workers) for adapted in results]
+
+
+def check_budgets(name: str, budgets: Sequence[int], most: int) -> None:
+    """Raise InputError unless the budgets of parameter `name` are different numbers from 1 to `most`."""
+    if not budgets or len(set(budgets)) < len(budgets) or min(budgets) < 1 or max(budgets) > most:
+        raise InputError(f"{name}: found {list(budgets)}, expected different numbers from 1 to {most}")
 
 
 def refuse_known(checkpoint: str | Path, task: Task, adaptation: Adaptation) -> None:
@@ -263,9 +287,9 @@ def predict_task(
     task: Task,
     adaptation: Adaptation = SCENES,
     seed: int = 0,
-    readings: Sequence[str] = READINGS,
+    protocols: Sequence[str] = PROTOCOLS,
 ) -> dict[str, Predictions]:
-    """The classifier's predictions on the task's test images, by reading.
+    """The classifier's predictions on the task's test images, by protocol.
 
     Raises InputError when the task's classes are not the classifier's, in this order.
     """
@@ -275,12 +299,12 @@ def predict_task(
         )
     shown = features_of(classifier, task.test)
     found = {}
-    for reading in readings:
-        probed = reading == "probe"
+    for protocol in protocols:
+        probed = protocol == "probe"
         logits = (
             _probed(classifier, task, shown, adaptation, seed) if probed else head_logits(classifier, shown)
         )
-        found[reading] = _predictions(classifier, task, logits)
+        found[protocol] = _predictions(classifier, task, logits)
     return found
 
 
@@ -319,15 +343,15 @@ def _hash(value: object) -> str:
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
 
 
-def _paths(key: str, task: Task, adaptation: Adaptation, readings: Sequence[str]) -> dict[str, Path]:
+def _paths(key: str, task: Task, adaptation: Adaptation, protocols: Sequence[str]) -> dict[str, Path]:
     probe = _hash([asdict(adaptation.probe), image_set_hash(task.train)])
     settings = {"zero-shot": "head", "probe": probe}
     folder, test = cache_dir() / "adapted" / key, image_set_hash(task.test)
-    return {reading: folder / f"{test}-{settings[reading]}.parquet" for reading in readings}
+    return {protocol: folder / f"{test}-{settings[protocol]}.parquet" for protocol in protocols}
 
 
 def _read(paths: Mapping[str, Path], task: Task, model: str) -> dict[str, Predictions]:
     return {
-        reading: replace(Predictions.load(path), model=model, image_set=task.name)
-        for reading, path in paths.items()
+        protocol: replace(Predictions.load(path), model=model, image_set=task.name)
+        for protocol, path in paths.items()
     }
