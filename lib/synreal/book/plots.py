@@ -246,9 +246,10 @@ def curves(
 ) -> Figure:  # fmt: skip
     """A line with its interval as a band for each hue, over x; panels in rows of two or three.
 
-    frame: the columns x, `hue`, `panel`, value, ci_low, ci_high. log: a logarithmic x axis. reference:
-    height of the dashed line, or one for each panel. palette: colours by hue, default `colours`. points: single measurements, with the same columns but for the interval, where
-    the lines are laws fitted to them; the markers are then theirs.
+    frame: the columns x, `hue`, `panel`, value, ci_low, ci_high. log: a logarithmic x axis. reference: height
+    of the dashed line, or one for each panel. palette: colours by hue, default `colours`. points: single
+    measurements, with the same columns but for the interval, where the lines are laws fitted to them; the
+    markers are then theirs.
     """
     _check(frame, [x, hue, *([panel] if panel else []), "value", "ci_low", "ci_high"])
     titles = list(frame[panel].unique()) if panel else [""]
