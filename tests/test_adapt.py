@@ -170,7 +170,7 @@ def test_the_report_is_of_before_and_after(scenes, task, tmp_path):
         (when, protocol) for when in ("before", "after") for protocol in ("zero-shot", "probe")
     ]
     assert all(row["ci_low"] <= row["accuracy"] <= row["ci_high"] and row["n"] == 30 for row in rows)
-    assert page.read_text().count("| zero-shot |") == 2 and not (tmp_path / "work").exists()
+    assert page.read_text().count("| zero-shot ") == 2 and not (tmp_path / "work").exists()
     assert load_classifier(tmp_path / "checkpoint").class_names == class_names(scenes)
 
 
