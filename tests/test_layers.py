@@ -8,7 +8,7 @@ import pytest
 import synreal
 
 LIBRARY = Path(synreal.__file__).parent
-BASE = {"errors", "paths", "cache"}
+BASE = {"errors", "paths", "cache", "strict_yaml"}
 LAYERS = (
     BASE, {"data"}, {"generate"}, {"models"}, {"train"},
     {"evaluate", "synbench", "retrieve", "text"}, {"zoo"}, {"book"}, {"cli"},
