@@ -498,6 +498,27 @@ def synbench(
     raise typer.Exit(0 if outcome.passed else 1)
 
 
+@app.command()
+def get(
+    name: Annotated[str, typer.Argument(help="What to fetch: photos.")],
+    into: Annotated[
+        Path | None, typer.Option(help="Folder for it. [default: SYNREAL_PHOTOS, or your own folder of data]")
+    ] = None,
+    source: Annotated[
+        Path | None, typer.Option("--from", help="A folder that holds the files already; nothing is fetched.")
+    ] = None,
+) -> None:
+    """Fetch the world of photographs: CIFAR-10, and Stable Diffusion's images of its classes (CIFAKE).
+
+    Exit status: 0 it is there, 2 bad input, or no network.
+    """
+    if name != "photos":
+        raise InputError(f"get {name}: expected photos")
+    from synreal.data.photos import get_photos
+
+    print(get_photos(into, source))
+
+
 @app.command("list")
 def list_() -> None:
     """Show the notebooks with their parameters, defaults and meaning, and the profiles."""

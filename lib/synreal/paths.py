@@ -34,6 +34,15 @@ def cache_dir() -> Path:
     return Path(os.environ.get("SYNREAL_CACHE") or (root / ".cache" if os.access(root, os.W_OK) else own))
 
 
+def photos_dir() -> Path:
+    """Folder of the world of photographs (`synreal get photos`); `SYNREAL_PHOTOS` overrides it.
+
+    By default it is in the user's own folder of data, since every checkout can share it.
+    """
+    own = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
+    return Path(os.environ.get("SYNREAL_PHOTOS") or own / "synreal" / "photos")
+
+
 def expanded(source: str) -> str:
     """A place with the variables of the environment filled in; InputError for one that is not set."""
     place = os.path.expandvars(source)

@@ -171,3 +171,20 @@ SCENES_HIERARCHY = Hierarchy(
         "bags": ("bag",),
     },
 )
+# CIFAR-10's ten classes: what they are, and which two are taken for each other most often.
+PHOTO_GROUPS = Hierarchy(
+    "photos",
+    {
+        "animals": ("bird", "cat", "deer", "dog", "frog", "horse"),
+        "vehicles": ("airplane", "automobile", "ship", "truck"),
+    },
+)
+PHOTO_PAIRS = Hierarchy(
+    "photos/pairs",
+    {
+        "cat or dog": ("cat", "dog"),
+        "deer or horse": ("deer", "horse"),
+        "automobile or truck": ("automobile", "truck"),
+        "airplane or ship": ("airplane", "ship"),
+    },
+)

@@ -13,8 +13,9 @@ from datasets import Dataset
 
 from synreal.data.decode import to_arrays
 from synreal.data.factors import FACTOR_NAMES
-from synreal.data.hierarchy import SCENES_HIERARCHY, Hierarchy
+from synreal.data.hierarchy import PHOTO_GROUPS, PHOTO_PAIRS, SCENES_HIERARCHY, Hierarchy
 from synreal.data.imageset import Unreadable, class_names, load_image_set, match_classes, mixed_classes
+from synreal.data.photos import open_photos
 from synreal.data.published import (
     cifar10,
     cmc_classes,
@@ -37,7 +38,7 @@ PRESETS: dict[str, Callable[..., Dataset]] = {  # of a folder, and of `unreadabl
     "imagenetv2": imagenetv2,
     "imagenetx": imagenetx,
 }
-_SCENES = re.compile(r"scenes/(\w+)")
+_SCENES, _PHOTOS = re.compile(r"scenes/(\w+)"), re.compile(r"photos/([\w-]+)")
 
 
 @dataclass(frozen=True)
@@ -61,10 +62,12 @@ def open_world(
 ) -> World:
     """The world that `source` names.
 
-    source: `scenes/test` (or upstream, train, val) with `count` scenes of `seed`; a preset with the folder
-    where it lies, such as `imagenetx:$IMAGENET` or `cifar10:data`; or anything `load_image_set` takes.
+    source: `scenes/test` (or upstream, train, val) with `count` scenes of `seed`; `photos/test` (or real,
+    synthetic, test-A, test-B), once `synreal get photos` has fetched them; a preset with the folder where it
+    lies, such as `imagenetx:$IMAGENET` or `cifar10:data`; or anything `load_image_set` takes.
     Variables of the environment are filled in.
-    hierarchy: "auto" (the world's own, if it has one), "none", or a YAML file of coarse groups.
+    hierarchy: "auto" (the world's own, if it has one), "photos/pairs" (of photographs that are easily
+    confused), "none", or a YAML file of coarse groups.
     name: what results call it; default: the source as it was asked for.
     unreadable: "stop" refuses a set with images that cannot be decoded, "drop" leaves them out and says so.
     Raises InputError for an unknown split, a variable that is not set, and whatever loading refuses.
@@ -95,6 +98,8 @@ def first_images(world: World, count: int) -> Dataset:
 
 
 def _stored(place: str, unreadable: Unreadable) -> Dataset:
+    if match := _PHOTOS.fullmatch(place):
+        return open_photos(match[1], unreadable)
     if preset := _preset(place):
         return PRESETS[preset](located(place.partition(":")[2]), unreadable=unreadable)
     return load_image_set(located(place), unreadable=unreadable)
@@ -109,10 +114,14 @@ def _preset(place: str) -> str:
 def _hierarchy(choice: str, place: str, images: Dataset) -> Hierarchy | None:
     if choice == "none":
         return None
+    if choice == PHOTO_PAIRS.name:
+        return PHOTO_PAIRS.restricted_to(class_names(images))
     if choice != "auto":
         return Hierarchy.from_yaml(Path(choice))
     if _SCENES.fullmatch(place):
         return SCENES_HIERARCHY
+    if _PHOTOS.fullmatch(place):
+        return PHOTO_GROUPS
     if _preset(place).startswith("imagenet"):
         return Hierarchy.imagenet_x().restricted_to(class_names(images))
     return None
