@@ -60,8 +60,8 @@ def _papers() -> dict[str, Any]:
 
 # The papers' claims as predicates on measurements: the entries of `claim_lists/`, one file per section.
 #
-# The claims are in our words. Each chapter's library file says how it names its measurements; an effect
-# without `data` takes the measurement on whatever data the profile used.
+# The claims are in our words. Each chapter's notebook says how it names its measurements; an effect without
+# `data` takes the measurement on whatever data the profile used.
 
 
 NUMBER = r"-?\d+(?:\.\d+)?"
