@@ -2,8 +2,7 @@
 
 import hashlib
 import json
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, cast, get_args
@@ -16,6 +15,7 @@ import torch.nn.functional as F
 from PIL import Image
 from tqdm.auto import tqdm
 
+from synreal.cache import atomic, write_text
 from synreal.data.decode import DECODING_ERRORS, open_record, to_rgb
 from synreal.data.overlap import reason_of
 from synreal.errors import InputError, shorten
@@ -243,7 +243,7 @@ def _claim(folder: Path, encoder: Encoder, what: What, shard: int, count: int) -
             raise InputError(f"{folder}: holds other embeddings ({told}); name another folder or delete it")
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(settings | {"count": count}, indent=1)
-    _write_whole(file, lambda path: path.write_text(text))
+    write_text(file, text)
 
 
 def _content_of(
@@ -275,10 +275,11 @@ def _embed_shard(rows: datasets.Dataset, content: Content, size: int, folder: Pa
         ids, missing = ids + good, missing | bad
         if good:
             parts.append(content.encode(contents).astype(np.float16))
-    _write_whole(vector_path(folder, start), lambda file: _save_array(file, np.concatenate(parts)))
+    with atomic(vector_path(folder, start)) as partial:
+        np.save(partial, np.concatenate(parts))
     embedded = {"column": content.column, "ids": ids, HASHES: [hashes[key] for key in ids]}
     text = json.dumps({"content": digest, **embedded, "missing": missing})
-    _write_whole(record, lambda file: file.write_text(text))
+    write_text(record, text)
 
 
 def _holds(record: dict, digest: str) -> bool:
@@ -291,14 +292,3 @@ def _digest(hashes: dict[str, str]) -> str:
     for key, content in hashes.items():
         digest.update(key.encode() + b"\0" + bytes.fromhex(content))
     return digest.hexdigest()
-
-
-def _save_array(file: Path, vectors: np.ndarray) -> None:
-    with file.open("wb") as stream:  # given a name, np.save would add a suffix to it
-        np.save(stream, vectors)
-
-
-def _write_whole(file: Path, write: Callable[[Path], object]) -> None:
-    unfinished = file.with_name(f".{file.name}.{os.getpid()}")
-    write(unfinished)
-    unfinished.replace(file)
