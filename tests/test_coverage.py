@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from synreal.evaluate.repeated import Effect, crossed_interval
+from synreal.evaluate.repeated import Effect, Repeats, crossed_interval
+from synreal.evaluate.scaling_laws import exchange_rates, fit_curve
 
 TRUTH = 0.05  # by how much the first model is the better one
 IMAGES = 600
@@ -45,3 +46,30 @@ def test_satterthwaite_is_at_worst_a_little_narrow():
         held = (low <= 0) & (high >= 0)
         assert held.mean() >= least
         assert np.array_equal(held, p >= 0.05)
+
+
+SIZES = np.array([250, 500, 1000, 2000, 4000])
+LAWS = np.array([[0.2, 0.3, 0.6], [0.2, 0.3 * 2**0.6, 0.6]])  # a synthetic image is worth half a real one
+SPREAD = np.array([0.04, 0.03, 0.02, 0.015, 0.01])  # between trainings, by size
+
+
+def law(number, sizes):
+    floor, height, rate = LAWS[number]
+    return 1 - floor - height * (sizes / 250) ** -rate
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_curves_and_exchange_rates_are_covered(shared):
+    """A bootstrap of three trainings covers .75 to .9; `shared`: a seed is lucky at all sizes alike."""
+    rng, held = np.random.default_rng(0), []
+    kind, size, seed = (part.ravel() for part in np.meshgrid([0, 1], range(5), range(3), indexing="ij"))
+    for _ in range(100):
+        luck = rng.standard_normal(3)[seed] if shared else rng.standard_normal(30)
+        accuracies = np.where(kind == 0, law(0, SIZES[size]), law(1, SIZES[size])) + SPREAD[size] * luck / 2
+        repeats = Repeats.of(accuracies, list(zip(kind, size, strict=True)), seed if shared else None)
+        real, synthetic = (fit_curve(np.where(kind == one, SIZES[size], np.nan), repeats) for one in (0, 1))
+        low, high = real.band(SIZES[[0, 2, 4]])
+        rate = exchange_rates(real, synthetic, [1000]).iloc[0]
+        known = (low <= law(0, SIZES[[0, 2, 4]])) & (law(0, SIZES[[0, 2, 4]]) <= high)
+        held.append([*known, rate["worth_low"] <= 0.5 <= rate["worth_high"]])
+    assert np.mean(held) >= 0.93 and np.mean(held, axis=0).min() >= 0.9

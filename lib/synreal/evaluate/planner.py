@@ -9,7 +9,7 @@ import pandas as pd
 from scipy.optimize import curve_fit
 
 from synreal.errors import InputError
-from synreal.evaluate.scaling_laws import resample_repeats
+from synreal.evaluate.repeated import Number, Repeats
 
 COLUMNS = ("n_real", "n_syn", "accuracy")
 FEWEST_MIXES = 6  # the planner's law has five numbers to fit
@@ -34,7 +34,7 @@ def read_mixes(path: str | Path) -> pd.DataFrame:
 
 
 def check_mixes(table: pd.DataFrame, where: str = "measured") -> pd.DataFrame:
-    """The rows of `table` as numbers: n_real, n_syn, accuracy, one row per training.
+    """The rows of `table` as numbers: n_real, n_syn, accuracy, one row per training; and seed, where it is.
 
     Raises InputError naming `where`: for missing columns, values out of range, too few different mixes (of
     real alone, or with synthetic images), or a mix that was trained once only.
@@ -53,7 +53,7 @@ def check_mixes(table: pd.DataFrame, where: str = "measured") -> pd.DataFrame:
             "not both 0, and an accuracy from 0 to 1"
         )
     _check_enough(rows.groupby(["n_real", "n_syn"]).size(), where)
-    return rows
+    return rows.assign(seed=table["seed"]) if "seed" in table else rows
 
 
 def _check_enough(counts: pd.Series, where: str) -> None:
@@ -83,7 +83,6 @@ def _check_enough(counts: pd.Series, where: str) -> None:
 LOWER = (0.0, 0.0, 0.05, -9.0, 0.0)  # of floor, height, rate, and the logarithms of first and most
 UPPER = (1.0, 1.0, 3.0, 2.0, 20.0)
 START = (0.2, 0.3, 0.5, -1.0, 8.0)
-Number = float | np.ndarray
 SHARES = np.linspace(0, 1, 101)  # of the budget that goes to real labels
 BUDGETS = 120  # tried on the way to a target accuracy
 HALVINGS = 12  # of the step between two of them
@@ -105,36 +104,52 @@ class Prices:
 
 @dataclass(frozen=True, eq=False)
 class MixLaw:
-    """The law fitted to measured mixes, and the same in every bootstrap draw.
+    """The law fitted to measured mixes, and how it follows each mean that was measured.
 
-    law: [5]; drawn: [draws, 5]; smallest: w0; most_real, most_synthetic: the largest numbers measured. miss:
-    largest distance of a mix's mean accuracy from the law.
+    law: [5]; moved: the laws [G, 2, 5] of `repeats.moved`; smallest: w0; most_real, most_synthetic: the
+    largest numbers measured. miss: largest distance of a mix's mean accuracy from the law.
     """
 
     law: np.ndarray
-    drawn: np.ndarray
+    moved: np.ndarray
+    repeats: Repeats
     smallest: float
     most_real: int
     most_synthetic: int
     miss: float
 
     def accuracy(self, real: np.ndarray, synthetic: np.ndarray) -> np.ndarray:
-        """Accuracies [1 + draws, K] of mixes [K] or [1 + draws, K]: by the law, then by each draw's.
+        """Accuracies [K] of mixes [K]; NaN below w0 images."""
+        return self._accuracies(self.law, real, synthetic)
 
-        NaN below w0 images.
-        """
-        laws = np.vstack([self.law, self.drawn]).T[:, :, None]
-        accuracy = 1 - _error((real / self.smallest, synthetic / self.smallest), *laws)
-        return np.where(np.add(real, synthetic) < self.smallest, np.nan, np.clip(accuracy, 0, 1))
+    def band(self, real: np.ndarray, synthetic: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """95 % interval of the same."""
+        moved = self._accuracies(self.moved[..., None, :], real, synthetic)
+        return self.repeats.interval(self.accuracy(real, synthetic), moved)[:2]
+
+    def gain(
+        self, mix: tuple[int, int], real: np.ndarray, synthetic: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Accuracy of a mix minus that of others [K], and its 95 % interval."""
+        first = [np.array([count]) for count in mix]
+        value = self.accuracy(*first) - self.accuracy(real, synthetic)
+        laws = self.moved[..., None, :]
+        moved = self._accuracies(laws, *first) - self._accuracies(laws, real, synthetic)
+        return value, *self.repeats.interval(value, moved)[:2]
+
+    def _accuracies(self, laws: np.ndarray, real: np.ndarray, synthetic: np.ndarray) -> np.ndarray:
+        mix = real / self.smallest, synthetic / self.smallest
+        accuracy = np.clip(1 - _error(mix, *np.moveaxis(laws, -1, 0)), 0, 1)
+        return np.where(np.add(real, synthetic) < self.smallest, np.nan, accuracy)
 
 
 @dataclass(frozen=True)
 class BudgetPlan:
-    """A recommended mix. Intervals are 95 %, over bootstrap draws; each draw plans for itself.
+    """A recommended mix, its accuracy with its 95 % interval, and what else might be as good.
 
+    real_interval, synthetic_interval: of the mixes for the same money that are not surely less accurate.
     gains: how much more accurate the mix is than the best that the same money buys of one kind alone, for the
     kinds of which it buys as many images as were measured.
-    choices: share of draws that would buy real only, a mix, or synthetic only.
     """
 
     real: int
@@ -144,27 +159,23 @@ class BudgetPlan:
     real_interval: tuple[int, int]
     synthetic_interval: tuple[int, int]
     gains: Mapping[str, tuple[float, float, float]]
-    choices: Mapping[str, float]
-    reached: float  # share of draws in which the target accuracy is reached; 1 where a budget was given
 
 
-def fit_mixes(table: pd.DataFrame, draws: int | np.ndarray = 200, seed: int = 0) -> MixLaw:
+def fit_mixes(table: pd.DataFrame, repeats: Repeats | None = None) -> MixLaw:
     """The law of a table as `check_mixes` returns it.
 
-    draws: how many bootstrap draws of the repeats; or accuracies [D, rows] from `accuracy_draws`, which vary
-    the test photographs too.
+    repeats: of its rows, where they are known to vary with the test photographs, too. Trainings of one seed
+    vary together where the table has a column seed and every mix has each seed once.
     """
     real, synthetic, accuracy = (table[name].to_numpy(float) for name in COLUMNS)
-    if not isinstance(draws, np.ndarray):
-        cells = list(zip(real, synthetic, strict=True))
-        draws = resample_repeats(np.tile(accuracy, (draws, 1)), cells, seed)
-    totals = real + synthetic
-    smallest = float(totals.min())
+    repeats = repeats or Repeats.of(accuracy, list(zip(real, synthetic, strict=True)), table.get("seed"))
+    smallest = float((real + synthetic).min())
     mixes = (real / smallest, synthetic / smallest)
     law = _fit(mixes, accuracy, START)
-    drawn = np.stack([_fit(mixes, row, law) for row in draws])
+    moved = np.array([[_fit(mixes, row, law) for row in pair] for pair in repeats.moved()])
     fitted = pd.Series(accuracy - 1 + _error(mixes, *law)).groupby([real, synthetic]).mean()
-    return MixLaw(law, drawn, smallest, int(real.max()), int(synthetic.max()), float(fitted.abs().max()))
+    most = int(real.max()), int(synthetic.max())
+    return MixLaw(law, moved, repeats, smallest, *most, float(fitted.abs().max()))
 
 
 def plan_for_budget(law: MixLaw, prices: Prices, budget: float) -> BudgetPlan:
@@ -178,8 +189,7 @@ def plan_for_budget(law: MixLaw, prices: Prices, budget: float) -> BudgetPlan:
             f"budget: found {budget}, expected {least:g} or more, the price of the smallest mix measured "
             f"({law.smallest:g} images)"
         )
-    budgets = np.full(len(law.drawn) + 1, budget)
-    return _plan(law, prices, budget, budgets, _best(law, prices, budgets)[1], 1.0)
+    return _plan(law, prices, budget)
 
 
 def plan_for_target(law: MixLaw, prices: Prices, target: float) -> BudgetPlan | None:
@@ -187,18 +197,15 @@ def plan_for_target(law: MixLaw, prices: Prices, target: float) -> BudgetPlan | 
     check_target(target)
     highest = law.most_real * prices.real + law.most_synthetic * prices.synthetic
     budgets = np.geomspace(min(prices.real, prices.synthetic), highest, BUDGETS)
-    tried = np.repeat(budgets[:, None], len(law.drawn) + 1, axis=1)  # [B, 1 + draws]
-    reaches = np.array([_best(law, prices, row)[0] for row in tried]) >= target
-    if not reaches[:, 0].any():
+    reaches = np.array([_best(law, prices, budget)[0] for budget in budgets]) >= target
+    if not reaches.any():
         return None
-    first = np.where(reaches.any(axis=0), reaches.argmax(axis=0), BUDGETS - 1)
-    enough, short = budgets[first], budgets[np.maximum(first - 1, 0)]
+    first = int(reaches.argmax())
+    enough, short = budgets[first], budgets[max(first - 1, 0)]
     for _ in range(HALVINGS):
         middle = (enough + short) / 2
-        does = _best(law, prices, middle)[0] >= target
-        enough, short = np.where(does, middle, enough), np.where(does, short, middle)
-    choice = _best(law, prices, enough)[1]
-    return _plan(law, prices, enough[0], enough, choice, float(reaches[:, 1:].any(axis=0).mean()))
+        enough, short = (middle, short) if _best(law, prices, middle)[0] >= target else (enough, middle)
+    return _plan(law, prices, float(enough))
 
 
 def check_target(target: float) -> None:
@@ -210,34 +217,27 @@ def check_target(target: float) -> None:
 def plan_table(plan: BudgetPlan) -> pd.DataFrame:
     """The plan in words, a row for each of its numbers."""
     rows = {
-        "real labels": "{:,} ({:,} to {:,})".format(plan.real, *plan.real_interval),
-        "synthetic images": "{:,} ({:,} to {:,})".format(plan.synthetic, *plan.synthetic_interval),
+        "real labels": "{:,} ({:,} to {:,} may be as good)".format(plan.real, *plan.real_interval),
+        "synthetic images": "{:,} ({:,} to {:,} may be as good)".format(
+            plan.synthetic, *plan.synthetic_interval
+        ),
         "cost": f"{plan.cost:,.2f}",
         "accuracy": ESTIMATE.format(*plan.accuracy),
         **{f"gain over {name}": ESTIMATE.format(*gain) for name, gain in plan.gains.items()},
-        "bootstrap draws that choose": ", ".join(f"{k} {v:.0%}" for k, v in plan.choices.items()),
     }
     return pd.Series(rows, name="plan").to_frame()
 
 
-def affordable(law: MixLaw, prices: Prices, budget: float | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What the budget buys at each of SHARES: real and synthetic images, never more than were measured.
-
-    Both [101], or [D, 101] for budgets [D, 1].
-    """
+def affordable(law: MixLaw, prices: Prices, budget: float) -> tuple[np.ndarray, np.ndarray]:
+    """What the budget buys at each of SHARES [101]: real and synthetic images, no more than were measured."""
     real = _bought(SHARES * budget, prices.real, law.most_real)
     return real, _bought(budget - real * prices.real, prices.synthetic, law.most_synthetic)
 
 
-def _best(law: MixLaw, prices: Prices, budgets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The highest accuracy that each law's own budget buys [1 + draws], and the number of its share."""
-    accuracy = _or_none(law.accuracy(*affordable(law, prices, budgets[:, None])))
-    return accuracy.max(axis=1), accuracy.argmax(axis=1)
-
-
-def _or_none(accuracy: np.ndarray) -> np.ndarray:
-    """Accuracies to choose by: a mix that the law says nothing of is chosen last."""
-    return np.nan_to_num(accuracy, nan=-np.inf)
+def _best(law: MixLaw, prices: Prices, budget: float) -> tuple[float, int]:
+    """The highest accuracy that the budget buys, and the number of its share."""
+    accuracy = np.nan_to_num(law.accuracy(*affordable(law, prices, budget)), nan=-np.inf)
+    return float(accuracy.max()), int(accuracy.argmax())
 
 
 def _bought(money: np.ndarray, price: float, most: int) -> np.ndarray:
@@ -245,45 +245,38 @@ def _bought(money: np.ndarray, price: float, most: int) -> np.ndarray:
     return np.minimum(np.floor(money / price + 1e-9), most).astype(int)
 
 
-def _plan(
-    law: MixLaw, prices: Prices, budget: float, budgets: np.ndarray, choice: np.ndarray, reached: float
-) -> BudgetPlan:
-    bought = [affordable(law, prices, one) for one in budgets]
-    own = np.array([(mix[0][at], mix[1][at]) for mix, at in zip(bought, choice, strict=True)])
-    real, synthetic = own[0]
+def _plan(law: MixLaw, prices: Prices, budget: float) -> BudgetPlan:
+    all_real, all_synthetic = affordable(law, prices, budget)
+    at = _best(law, prices, budget)[1]
+    mix = int(all_real[at]), int(all_synthetic[at])
+    as_good = ~(law.gain(mix, all_real, all_synthetic)[1] > 0) & (all_real + all_synthetic >= law.smallest)
     alone = {
-        "real only": (_bought(np.asarray(budget), prices.real, law.most_real), 0),
-        "synthetic only": (0, _bought(np.asarray(budget), prices.synthetic, law.most_synthetic)),
+        "real only": (_bought(np.array([budget]), prices.real, law.most_real), np.array([0])),
+        "synthetic only": (np.array([0]), _bought(np.array([budget]), prices.synthetic, law.most_synthetic)),
     }
-    mixes = np.array([(real, synthetic), *alone.values()]).T
-    accuracy = law.accuracy(*mixes)
-    kinds = np.where(own[1:, 1] == 0, "real only", np.where(own[1:, 0] == 0, "synthetic only", "a mix"))
-    gains = {
-        name: _interval(accuracy[:, 0] - accuracy[:, 1 + at])
-        for at, name in enumerate(alone)
-        if np.isfinite(accuracy[0, 1 + at])
-    }
+    bought = [np.array([count]) for count in mix]
     return BudgetPlan(
-        real=int(real),
-        synthetic=int(synthetic),
-        cost=float(real * prices.real + synthetic * prices.synthetic),
-        accuracy=_interval(accuracy[:, 0]),
-        real_interval=_range(own[1:, 0]),
-        synthetic_interval=_range(own[1:, 1]),
-        gains=gains,
-        choices={name: float((kinds == name).mean()) for name in ("real only", "a mix", "synthetic only")},
-        reached=reached,
+        real=mix[0],
+        synthetic=mix[1],
+        cost=float(mix[0] * prices.real + mix[1] * prices.synthetic),
+        accuracy=_triple(law.accuracy(*bought), *law.band(*bought)),
+        real_interval=_range(all_real[as_good]),
+        synthetic_interval=_range(all_synthetic[as_good]),
+        gains={
+            name: _triple(*law.gain(mix, *other))
+            for name, other in alone.items()
+            if np.isfinite(law.accuracy(*other)[0])
+        },
     )
 
 
-def _interval(values: np.ndarray) -> tuple[float, float, float]:
-    low, high = np.nanquantile(values[1:], [0.025, 0.975])
-    return float(values[0]), float(min(low, values[0])), float(max(high, values[0]))
+def _triple(*columns: np.ndarray) -> tuple[float, float, float]:
+    value, low, high = (float(column[0]) for column in columns)
+    return value, low, high
 
 
 def _range(counts: np.ndarray) -> tuple[int, int]:
-    low, high = np.quantile(counts, [0.025, 0.975])
-    return int(low), int(high)
+    return int(counts.min()), int(counts.max())
 
 
 def _error(

@@ -255,6 +255,77 @@ def hit_effects(
     return effects, np.arange(len(images)) if codes is None else codes
 
 
+# A function of many trainings at once, such as a law fitted to accuracies at several sizes of training data.
+
+
+STEP = 0.005  # of accuracy, by which a mean is moved to see what follows from it
+
+
+@dataclass(frozen=True, eq=False)
+class Repeats:
+    """Trainings [R] of several groups [G], such as sizes of training data, and the chance in their means.
+
+    accuracies: float [R]; group: int [R]. luck: what independent trainings, or sets of them, add to each mean
+    [units, G], those that are alike together. images: covariance [G, G] of the means from the choice of test
+    images, and its degrees of freedom.
+    """
+
+    accuracies: np.ndarray
+    group: np.ndarray
+    luck: Sequence[np.ndarray]
+    images: tuple[np.ndarray, int]
+
+    @classmethod
+    def of(
+        cls,
+        accuracies: np.ndarray,
+        groups: Sequence[Hashable],
+        seeds: Sequence[Hashable] | None = None,
+        influence: np.ndarray | None = None,
+    ) -> "Repeats":
+        """influence: [R, U], how each of U independent test images or clusters moves a training's accuracy.
+
+        Trainings of one seed vary together where each group has every seed once; otherwise all are
+        independent. Without `influence` the test images are taken as fixed. Raises InputError for a group
+        with a single training.
+        """
+        group, names = pd.factorize(pd.Series(list(groups)))
+        counts = np.bincount(group)
+        if (counts < 2).any():
+            raise InputError(
+                f"seeds: found 1 training of {names[counts.argmin()]}, expected 2 or more, better 3, of "
+                "each; nothing is known of chance without repeats"
+            )
+        member = (group[:, None] == np.arange(len(counts))) / counts  # [R, G]: means are accuracies @ member
+        own = member * (accuracies - (accuracies @ member)[group])[:, None]
+        luck = [own[group == one] for one in range(len(counts))]
+        if seeds is not None and (pd.crosstab(pd.Series(list(seeds)), group) == 1).all(axis=None):
+            luck = [pd.DataFrame(own).groupby(np.asarray(seeds)).sum().to_numpy()]
+        images = np.zeros((len(counts), len(counts))), 1
+        if influence is not None:
+            moved, units = member.T @ influence, influence.shape[1]
+            images = moved @ moved.T * units / (units - 1), units - 1
+        return cls(accuracies, group, luck, images)
+
+    def moved(self) -> np.ndarray:
+        """The accuracies [G, 2, R] with one group's a STEP higher, and lower."""
+        chosen = self.group == np.arange(len(self.images[0]))[:, None]
+        return self.accuracies + STEP * np.stack([chosen, -1.0 * chosen], axis=1)
+
+    def interval(self, value: np.ndarray, moved: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """`crossed_interval` [K] of any smooth function of the accuracies, and p.
+
+        value: [K]; moved: [G, 2, K], the same function of the accuracies `moved`: how it follows each mean.
+        """
+        slope = (moved[:, 0] - moved[:, 1]) / (2 * STEP)
+        covariance, degrees = self.images
+        parts = [(np.einsum("gk,gh,hk->k", slope, covariance, slope), degrees)]
+        for luck in self.luck:
+            units = len(luck)
+            parts.append((((luck @ slope) ** 2).sum(axis=0) * units / (units - 1), units - 1))
+        return crossed_interval(value, *parts)
+
+
 # What a generator's artefacts cost: fine-grained and broad accuracy after training on perturbed real images.
 #
 # P2 Figure 4 perturbs real images by SDEdit and finds that artefacts damage what fine-grained tasks need, and

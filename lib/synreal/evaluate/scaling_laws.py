@@ -8,7 +8,7 @@ import pandas as pd
 from scipy.optimize import curve_fit
 
 from synreal.errors import InputError
-from synreal.evaluate.resampling import ROUNDING, percentile_interval, resampled_sums
+from synreal.evaluate.repeated import Number, Repeats
 from synreal.evaluate.slices import TestSet, slice_hits
 from synreal.train.interventions import Mix
 
@@ -20,151 +20,110 @@ NOTHING_MORE = "more than the fewest measured add nothing"
 BOUNDS = ("ci_low", "ci_high", "worth_low", "worth_high")
 NUMBERS = ("synthetic_images", "worth", *BOUNDS)
 NAN = float("nan")
-
-
-def accuracy_draws(
-    hits: np.ndarray, cells: Sequence[object], clusters: np.ndarray | None, draws: int, seed: int = 0
-) -> np.ndarray:
-    """Accuracies of R trainings in bootstrap draws of test photographs and of seeds: float64 [draws, R].
-
-    hits: 0/1 [R, N], whether a training got a test image right. cells: for each training what it shares with
-    its repeats of other seeds. clusters: codes [N] of the photographs that the test images show.
-    """
-    columns = np.vstack([hits, np.ones_like(hits[:1])]).T
-    sums = resampled_sums(columns, draws, seed, clusters)
-    return resample_repeats(sums[:, :-1] / sums[:, -1:], cells, seed)
-
-
-def resample_repeats(accuracies: np.ndarray, cells: Sequence[object], seed: int = 0) -> np.ndarray:
-    """The same [draws, R] with each cell's trainings drawn anew from it, their spread made unbiased.
-
-    k trainings drawn from k vary by (k - 1) / k of what trainings do; with three seeds that matters.
-    Raises InputError for a cell with a single training.
-    """
-    rng, drawn = np.random.default_rng([seed, 1]), accuracies.copy()
-    codes = pd.factorize(pd.Series(list(cells)))[0]
-    for cell in range(codes.max() + 1):
-        rows = np.flatnonzero(codes == cell)
-        if len(rows) < 2:
-            raise InputError(
-                f"seeds: found 1 training of {list(cells)[rows[0]]}, expected 2 or more, better 3, of each; "
-                "nothing is known of chance without repeats"
-            )
-        picked = rows[rng.integers(0, len(rows), (len(accuracies), len(rows)))]
-        own = np.take_along_axis(accuracies, picked, axis=1)
-        mean = accuracies[:, rows].mean(axis=1, keepdims=True)
-        drawn[:, rows] = mean + (own - mean) * (len(rows) / (len(rows) - 1)) ** 0.5
-    return drawn
+TRIED = np.append(np.geomspace(1, 1e8, 2000), np.inf)  # numbers of images, to find where two curves meet
 
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """Accuracy against size of one source: the fitted law, and the same in every bootstrap draw.
+    """Accuracy against size of one source: the fitted law, and how it follows each mean that was measured.
 
-    law: floor, height, rate [3]; drawn: [draws, 3]. smallest, largest: sizes measured. miss: largest distance
-    of a size's mean accuracy from the law.
+    law: floor, height, rate [3]; moved: the laws [G, 2, 3] of `repeats.moved`. smallest, largest: sizes
+    measured. miss: largest distance of a size's mean accuracy from the law.
     """
 
     law: np.ndarray
-    drawn: np.ndarray
+    moved: np.ndarray
+    repeats: Repeats
     smallest: int
     largest: int
     miss: float
 
     def accuracy(self, sizes: np.ndarray) -> np.ndarray:
         """Accuracies [K] by the law."""
-        return 1 - _error(sizes / self.smallest, *self.law)
+        return self._accuracies(self.law, sizes)
+
+    def moved_accuracy(self, sizes: np.ndarray) -> np.ndarray:
+        """The same [G, 2, K] by the laws `moved`."""
+        return self._accuracies(self.moved[..., None, :], sizes)
+
+    def _accuracies(self, laws: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+        return np.clip(1 - _error(sizes / self.smallest, *np.moveaxis(laws, -1, 0)), 0, 1)
 
     def band(self, sizes: np.ndarray) -> np.ndarray:
-        """95 % interval of the same: [2, K]."""
-        drawn = np.stack([1 - _error(sizes / self.smallest, *law) for law in self.drawn])
-        return np.quantile(drawn, [0.025, 0.975], axis=0)
+        """95 % interval of the accuracies: [2, K]."""
+        return np.stack(self.repeats.interval(self.accuracy(sizes), self.moved_accuracy(sizes))[:2])
 
-    def size_for(self, accuracies: np.ndarray, laws: np.ndarray) -> np.ndarray:
-        """How many images reach the accuracies, by laws [D, 3]: [D, K]; infinite where none do.
+    def size_for(self, accuracy: float) -> float:
+        """How many images reach the accuracy; infinite where no number does.
 
         Never less than one: a law that hardly falls would ask for 1e-80 of an image.
         """
-        floor, height, rate = laws.T[:, :, None]
-        above = 1 - accuracies - floor
+        floor, height, rate = self.law
+        above = 1 - accuracy - floor
+        if above <= 0:
+            return np.inf
         with np.errstate(divide="ignore", over="ignore"):
-            sizes = self.smallest * np.where(above > 0, above / height, 0.0) ** (-1 / rate)
-        return np.where(above > 0, np.maximum(sizes, 1.0), np.inf)
+            return float(max(self.smallest * np.divide(above, height) ** (-1 / rate), 1.0))
 
 
-def fit_curve(sizes: np.ndarray, accuracies: np.ndarray, draws: np.ndarray) -> Curve:
-    """The law of one source. sizes: [R]; accuracies: [R], measured; draws: [D, R], see `accuracy_draws`.
+def fit_curve(sizes: np.ndarray, repeats: Repeats) -> Curve:
+    """The law of one source. sizes: [R], of its trainings among the repeats; NaN for those of no account.
 
     Raises InputError for fewer than FEWEST_SIZES different sizes.
     """
-    different = np.unique(sizes)
+    own = np.isfinite(sizes)
+    different = np.unique(sizes[own])
     if len(different) < FEWEST_SIZES:
         raise InputError(f"sizes: found {different.tolist()}, expected {FEWEST_SIZES} different ones or more")
-    relative = sizes / different[0]
+    relative, accuracies = sizes[own] / different[0], repeats.accuracies[own]
     law = _fit(relative, accuracies, START)
-    drawn = np.stack([_fit(relative, row, law) for row in draws])
-    means = np.array([accuracies[sizes == size].mean() for size in different])
+    moved = np.tile(law, (len(repeats.images[0]), 2, 1))
+    for group in np.unique(repeats.group[own]):
+        moved[group] = [_fit(relative, row[own], law) for row in repeats.moved()[group]]
+    means = np.array([accuracies[sizes[own] == size].mean() for size in different])
     miss = float(np.abs(means - 1 + _error(different / different[0], *law)).max())
-    return Curve(law, drawn, int(different[0]), int(different[-1]), miss)
+    return Curve(law, moved, repeats, int(different[0]), int(different[-1]), miss)
 
 
 def exchange_rates(real: Curve, synthetic: Curve, sizes: Sequence[int]) -> pd.DataFrame:
-    """How many synthetic images reach the accuracy of so many real ones.
+    """How many synthetic images reach the accuracy of so many real ones; both curves of the same `repeats`.
 
     One row per size: real_images, synthetic_images (infinite where none do) with ci_low and ci_high, worth
-    (real images that one synthetic replaces, 0 where none do) with worth_low and worth_high, unreachable
-    (share of bootstrap draws in which no number does), and verdict in words. The bounds are NaN where draws
-    do not differ; all numbers are where synthetic images add nothing to the fewest, so that none can be
-    named.
+    (real images that one synthetic replaces, 0 where none do) with worth_low and worth_high, and verdict in
+    words. Beyond the bounds the accuracy is surely lower, or surely higher, than that of the real ones
+    (Fieller's way to bound a ratio). They are NaN where nothing varies; all numbers are where synthetic
+    images add nothing to the fewest, so that none can be named.
     """
-    counts = np.asarray(sizes, dtype=float)
-    points = synthetic.size_for(real.accuracy(counts)[None], synthetic.law[None])[0]
-    reached = np.stack([1 - _error(counts / real.smallest, *law) for law in real.drawn])
-    drawn = synthetic.size_for(reached, synthetic.drawn)
-    rows = zip(counts, points, drawn.T, strict=True)
-    return pd.DataFrame([_rate(n, point, column, synthetic) for n, point, column in rows])
+    return pd.DataFrame([_rate(size, real, synthetic) for size in sizes])
 
 
-def _rate(real: float, point: float, drawn: np.ndarray, synthetic: Curve) -> dict[str, object]:
-    low, high = np.quantile(drawn, [0.025, 0.975], method="nearest")
-    unreachable = float(np.isinf(drawn).mean())
-    row = {
-        "real_images": int(real),
-        "synthetic_images": point,
-        "ci_low": min(low, point),
-        "ci_high": max(high, point),
-        **_worth(real, point, drawn),
-        "unreachable": unreachable,
-    }
-    verdict = _verdict(real, point, low, high, unreachable, synthetic)
+def _rate(size: int, real: Curve, synthetic: Curve) -> dict[str, object]:
+    count = np.array([float(size)])
+    point = synthetic.size_for(float(real.accuracy(count)[0]))
+    more = synthetic.accuracy(TRIED) - real.accuracy(count)
+    moved = synthetic.moved_accuracy(TRIED) - real.moved_accuracy(count)
+    lowest, highest, _ = synthetic.repeats.interval(more, moved)
+    row = {"real_images": size, "synthetic_images": point, "worth": size / point}
     if point <= 1:
         return row | dict.fromkeys(NUMBERS, NAN) | {"verdict": NOTHING_MORE}
-    if np.isfinite(high) and _same(low, high):
-        row |= dict.fromkeys(BOUNDS, NAN)
-    return row | {"verdict": verdict}
+    if np.isnan(lowest).all():
+        return row | dict.fromkeys(BOUNDS, NAN) | {"verdict": _verdict(size, point, NAN, NAN, synthetic)}
+    # From the point down to the first number that surely does not reach it, and up to one that surely does.
+    low = max(TRIED[(highest < 0) & (point >= TRIED)], default=1.0)
+    high = min(TRIED[(lowest > 0) & (point < TRIED)], default=np.inf)
+    bounds = dict(zip(BOUNDS, (low, high, size / high, size / low), strict=True))
+    return row | bounds | {"verdict": _verdict(size, point, low, high, synthetic)}
 
 
-def _worth(real: float, point: float, drawn: np.ndarray) -> dict[str, float]:
-    low, high = percentile_interval(np.where(np.isinf(drawn), 0.0, real / drawn))
-    value = 0.0 if np.isinf(point) else real / point
-    return {
-        "worth": value,
-        "worth_low": float(np.nanmin([low, value])),
-        "worth_high": float(np.nanmax([high, value])),
-    }
-
-
-def _verdict(real: float, point: float, low: float, high: float, unreachable: float, synthetic: Curve) -> str:
+def _verdict(real: float, point: float, low: float, high: float, synthetic: Curve) -> str:
     smallest, largest = synthetic.smallest, synthetic.largest
-    if unreachable >= 0.975:
+    if np.isinf(low) or (np.isnan(low) and np.isinf(point)):
         return NEVER
     if low > largest:
         return f"more than {largest / real:.1f} each: beyond the sizes measured"
     if np.isinf(high) or np.isinf(point):
         return f"at least {low / real:.1f} each; perhaps no number reaches it"
-    interval = "no interval: equal draws"
-    if not _same(low, high):
-        interval = f"{low / real:.1f} to {high / real:.1f}"
+    interval = "no interval: nothing varies" if np.isnan(low) else f"{low / real:.1f} to {high / real:.1f}"
     if point < smallest:
         most = max(high, smallest) / real
         return f"at most {most:.1f} each (by the law {point / real:.1f}, {interval})"
@@ -172,11 +131,7 @@ def _verdict(real: float, point: float, low: float, high: float, unreachable: fl
     return f"{point / real:.1f} each ({interval}){beyond}"
 
 
-def _same(low: float, high: float) -> bool:
-    return bool(np.isclose(low, high, rtol=ROUNDING, atol=0))
-
-
-def _error(relative: np.ndarray, floor: float, height: float, rate: float) -> np.ndarray:
+def _error(relative: np.ndarray, floor: Number, height: Number, rate: Number) -> np.ndarray:
     return floor + height * relative**-rate
 
 
@@ -190,23 +145,19 @@ def _fit(relative: np.ndarray, accuracies: np.ndarray, start: Sequence[float] | 
 
 @dataclass(frozen=True, eq=False)
 class SliceAccuracies:
-    """Of trainings, on a slice. table: n_real, n_syn, seed, accuracy; draws: [D, rows]; n: test images."""
+    """Of trainings, on a slice. table: n_real, n_syn, seed, accuracy; repeats: its rows; n: test images."""
 
     table: pd.DataFrame
-    draws: np.ndarray
+    repeats: Repeats
     n: int
 
     def curve(self, source: str) -> Curve:
         """The law of the trainings on "real" or "synthetic" images alone."""
         own, other = ("n_real", "n_syn") if source == "real" else ("n_syn", "n_real")
-        rows = (self.table[other] == 0).to_numpy()
-        alone = self.table[rows]
-        return fit_curve(alone[own].to_numpy(float), alone["accuracy"].to_numpy(), self.draws[:, rows])
+        return fit_curve(self.table[own].where(self.table[other] == 0).to_numpy(float), self.repeats)
 
 
-def slice_accuracies(
-    mixes: Sequence[Mix], logits: np.ndarray, test: TestSet, name: str, draws: int, seed: int = 0
-) -> SliceAccuracies:
+def slice_accuracies(mixes: Sequence[Mix], logits: np.ndarray, test: TestSet, name: str) -> SliceAccuracies:
     """Accuracy on a slice of the trainings of `train_mixes`; logits: [mixes, seeds, N, classes]."""
     table = pd.DataFrame(
         [(mix.real, mix.synthetic, repeat) for mix in mixes for repeat in range(logits.shape[1])],
@@ -214,6 +165,8 @@ def slice_accuracies(
     )
     hits, chosen = slice_hits(logits.reshape(len(table), *logits.shape[2:]), test, name)
     hits, clusters = hits[:, chosen], pd.factorize(test.clusters[chosen])[0]
+    table["accuracy"] = hits.mean(axis=1)
+    influence = np.stack([np.bincount(clusters, row - row.mean()) / len(row) for row in hits.astype(float)])
     cells = list(zip(table["n_real"], table["n_syn"], strict=True))
-    drawn = accuracy_draws(hits.astype(np.float32), cells, clusters, draws, seed)
-    return SliceAccuracies(table.assign(accuracy=hits.mean(axis=1)), drawn, int(chosen.sum()))
+    repeats = Repeats.of(table["accuracy"].to_numpy(), cells, table["seed"], influence)
+    return SliceAccuracies(table, repeats, int(chosen.sum()))
