@@ -133,7 +133,6 @@ log = logging.getLogger(__name__)
 
 NUMBER = r"[-+]?((0|[1-9]\d*)(\.\d*)?|\.\d+)([eE][-+]?\d+)?|[-+]?(inf|nan)"
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".gif")
-PATH, FOLDER = "/path", "/folder"  # of an image; no column of a metadata file is called so
 TEXTS = frozenset({"file_name", "id", "cluster", "caption", "prompt", "source", "generator", "class_name"})
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")  # the names of Hugging Face's image folders
 SPLITS = ("train", "training", "val", "valid", "validation", "test", "testing")
@@ -172,19 +171,19 @@ def list_images(folder: Path) -> pd.DataFrame:
         raise InputError(
             f"{folder}: {len(files)} files, no image among them; expected {', '.join(EXTENSIONS)}"
         )
-    return pd.DataFrame({PATH: images, FOLDER: [path.partition("/")[0] for path in images]})
+    return pd.DataFrame({"path": images, "folder": [path.partition("/")[0] for path in images]})
 
 
 def check_class_folders(folder: Path, images: pd.DataFrame) -> None:
     """Raise InputError when images lie outside class subfolders, or a class subfolder holds none."""
-    loose = images.loc[~images[PATH].str.contains("/", regex=False), PATH].tolist()
+    loose = images.loc[~images["path"].str.contains("/", regex=False), "path"].tolist()
     if loose:
         raise InputError(
             f"{folder}: {len(loose)} images lie directly in the folder: {shorten(loose)}; expected "
             "them in one subfolder per class, or a metadata file with columns file_name and label"
         )
     subfolders = {e.name for e in os.scandir(folder) if e.is_dir() and not e.name.startswith(".")}
-    empty = sorted(subfolders - set(images[FOLDER]))
+    empty = sorted(subfolders - set(images["folder"]))
     if empty:
         raise InputError(f"{folder}: no image in the class subfolders {shorten(empty)}; fill or remove them")
 
@@ -194,16 +193,15 @@ def read_folder(root: Path, split: str | None, label: str) -> datasets.Dataset:
     folder = split_folder(root, split)
     images = list_images(folder)
     file = next((folder / name for name in METADATA if (folder / name).is_file()), None)
-    table = _join_metadata(images, file) if file else images
+    table = _join_metadata(images, file) if file else images.drop(columns=["path", "folder"])
     if label not in table:
         check_class_folders(folder, images)
-        table = table.assign(label=images[FOLDER])
+        table = table.assign(label=images["folder"])
     else:
         table = table.rename(columns={label: "label"})
     labels = table.pop("label")
-    extra = table.drop(columns=[PATH, FOLDER])
-    ids = images[PATH] if split is None else f"{split}/" + images[PATH]
-    return from_paths(folder, images[PATH].tolist(), ids.tolist(), labels, extra)
+    ids = images["path"] if split is None else f"{split}/" + images["path"]
+    return from_paths(folder, images["path"].tolist(), ids.tolist(), labels, table)
 
 
 def from_paths(
@@ -250,13 +248,13 @@ def _join_metadata(images: pd.DataFrame, file: Path) -> pd.DataFrame:
         raise InputError(f"{file}: columns {shorten(list(metadata))}; expected file_name among them")
     if "image" in metadata:
         raise InputError(f"{file}: the column image would stand for the images themselves; rename it")
-    listed, present = set(metadata["file_name"]), set(images[PATH])
+    listed, present = set(metadata["file_name"]), set(images["path"])
     if listed != present or not metadata["file_name"].is_unique:
         raise InputError(
             f"{file}: column file_name must name each image of the folder once; listed but missing: "
             f"{shorten(sorted(listed - present))}; not listed: {shorten(sorted(present - listed))}"
         )
-    return images.merge(metadata.rename(columns={"file_name": PATH}), on=PATH)
+    return metadata.set_index("file_name").loc[images["path"]].reset_index(drop=True)
 
 
 def _read_csv(file: Path) -> pd.DataFrame:
