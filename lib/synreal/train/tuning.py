@@ -119,8 +119,7 @@ def rarest(images: Dataset, values: pd.Series, budget: int, seed: int = 0) -> Da
 
     values: the measure by image id, NaN where it is undefined; turn its sign where low values are rare. The
     rare end of a class is its most extreme images, twice as many as are wanted, of which the seed draws half;
-    of a measure that answers yes or no it is every yes. P1 (sec. 4.2)
-    does not say where it cuts.
+    of a measure that answers yes or no it is every yes. P1 (sec. 4.2) does not say where it cuts.
     Raises InputError when a class has fewer rare images than wanted.
     """
     labels = np.asarray(images.with_format("numpy")["label"][:])
