@@ -133,7 +133,7 @@ def test_effects_count_seeds_and_photographs():
     one = Effect.of(np.repeat(values[:1], 3, axis=0), everything, "one")
     found = one.estimate(np.arange(400))
     share = values[0].mean()
-    assert found.value == share and found.n == 400
+    assert found.value == share and one.n == 400
     half = (found.ci_high - found.ci_low) / 2
     assert half == pytest.approx(1.966 * (share * (1 - share) / 399) ** 0.5, rel=1e-3)  # seeds add nothing
     paired = Effect(np.repeat(values, 4, axis=1).mean(axis=1), np.repeat(one.influence, 4) / 4, 1600)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -158,16 +158,6 @@ class Repeated:
         return counts.pop() if counts else 1
 
 
-class Interval(NamedTuple):
-    """An Estimate with the test images behind it."""
-
-    value: float
-    ci_low: float
-    ci_high: float
-    p: float
-    n: int
-
-
 @dataclass(frozen=True, eq=False)
 class Effect:
     """A number that each of S trainings gave, and how each test image moves their mean.
@@ -205,13 +195,12 @@ class Effect:
     def __sub__(self, other: "Effect") -> "Effect":
         return self + other / -1
 
-    def estimate(self, clusters: np.ndarray, confidence: float = 0.95) -> Interval:
+    def estimate(self, clusters: np.ndarray, confidence: float = 0.95) -> Estimate:
         """Mean over seeds and its interval; `clusters`: codes [N] of the photographs that images show."""
         moved = np.bincount(clusters, weights=self.influence)
         degrees = max(len(np.unique(clusters[self.influence != 0])) - 1, 1)
         images = float((moved**2).sum()) * (degrees + 1) / degrees
-        found = crossed_estimate(self.per_seed, (images, degrees), confidence)
-        return Interval(found.value, found.ci_low, found.ci_high, found.p, self.n)
+        return crossed_estimate(self.per_seed, (images, degrees), confidence)
 
 
 def mean_effect(effects: Sequence[Effect]) -> Effect:
@@ -382,8 +371,9 @@ def perturbation_costs(
     rows = []
     for (detail, strength), cost in costs.items():
         own = hits.get((detail, strength), pd.DataFrame()).mean()
-        value, low, high, _, n = cost.estimate(codes)
-        rows.append((detail, strength, own.mean(), own.std(), value, low, high, len(cost.per_seed), n))
+        found = cost.estimate(codes)
+        bounds = found.ci_low, found.ci_high
+        rows.append((detail, strength, own.mean(), own.std(), found.value, *bounds, found.seeds, cost.n))
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
@@ -399,7 +389,7 @@ ALL = "all tasks"
 class Accuracies:
     """Every adapted model's accuracy, and how trainings and test images move it.
 
-    table: task, protocol, source, budget, value (mean over seeds), sd, seeds, n, ci_low, ci_high.
+    table: task, protocol, source, budget, value (mean over seeds), ci_low, ci_high, seeds, sd, n.
     effects: by (task, protocol, source, budget); clusters: of their images.
     """
 
@@ -456,12 +446,11 @@ def accuracies(runs: Sequence[Adapted], tasks: Sequence[Task]) -> Accuracies:
     clusters = pd.concat([task.clusters for task in tasks])
     effects, codes = hit_effects(hits, clusters[~clusters.index.duplicated()])
     rows = []
-    for key, effect in effects.items():
-        (value, low, high, _, n), seeds = effect.estimate(codes), len(effect.per_seed)
-        sd = effect.per_seed.std(ddof=1) if seeds > 1 else np.nan
-        rows.append((*key, value, sd, seeds, n, low, high))
-    columns = ["task", "protocol", "source", "budget", "value", "sd", "seeds", "n", "ci_low", "ci_high"]
-    return Accuracies(pd.DataFrame(rows, columns=columns), effects, codes)
+    for cell, effect in effects.items():
+        place = dict(zip(("task", "protocol", "source", "budget"), cell, strict=True))
+        deviation = effect.per_seed.std(ddof=1) if len(effect.per_seed) > 1 else np.nan
+        rows.append(place | vars(effect.estimate(codes)) | {"sd": deviation, "n": effect.n})
+    return Accuracies(pd.DataFrame(rows).drop(columns="p"), effects, codes)
 
 
 def _repeats(runs: Sequence[Adapted], task: str) -> dict[Cell, pd.DataFrame]:

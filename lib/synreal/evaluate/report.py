@@ -233,7 +233,7 @@ def _bootstrap(differences: np.ndarray) -> dict[str, object]:
 # Statistics of several models at once, bootstrapped over the images they share.
 
 
-Estimate = tuple[float, float, float]  # value, ci_low, ci_high (95 %; NaN where no bootstrap draw differs)
+Bounded = tuple[float, float, float]  # value, ci_low, ci_high (95 %; NaN where no bootstrap draw differs)
 
 
 def factors_worse(
@@ -244,7 +244,7 @@ def factors_worse(
     denominator: str = "annotated",
     draws: int = 2000,
     seed: int = 0,
-) -> Estimate:
+) -> Bounded:
     """On how many factors the synthetic model's relative accuracy is the lower (P1 sec. 2.1: 12 of 16)."""
     tallies = _tallies([real, synthetic], None, factors, clusters)
     metrics = tallies[0].metrics
@@ -263,7 +263,7 @@ def gap_difference(
     clusters: pd.Series | None = None,
     draws: int = 2000,
     seed: int = 0,
-) -> Estimate:
+) -> Bounded:
     """By how much the fine-grained gap (real minus synthetic, micro) is wider in the first pair."""
     tallies = _tallies([*first, *second], hierarchy, None, clusters)
     accuracy = next(m.value for m in tallies[0].metrics if m.name == "restricted_accuracy_micro")
@@ -288,7 +288,7 @@ def _tallies(
 
 def _estimate(
     statistic: Callable[[Sequence[Sums]], np.ndarray], tallies: list[Tally], draws: int, seed: int
-) -> Estimate:
+) -> Bounded:
     """Value and interval; the interval is widened to hold the value where the bootstrap is biased."""
     value = float(statistic([tally.totals() for tally in tallies]))
     low, high = percentile_interval(statistic(resampled(tallies, draws, seed)))
