@@ -1,4 +1,4 @@
-"""What chapter 1 is asked for is checked before anything is computed; the pairs of the paper are known."""
+"""What chapter 2 is asked for is checked before anything is computed; the pairs of the paper are known."""
 
 import pytest
 import yaml
@@ -49,7 +49,7 @@ def test_profile_paper_compares_what_the_paper_compares():
     profile = yaml.safe_load((repository_root() / "profiles" / "paper.yaml").read_text())
     in_paper = paper_table("P1", "pairs").set_index("pair")
     both = {title: [line["real"], line["synthetic"]] for title, line in in_paper.iterrows()}
-    assert profile["01_classifiers"]["pairs"] == both
+    assert profile["02_classifiers"]["pairs"] == both
     assert {name for pair in both.values() for name in pair} <= set(list_cards())
 
 

@@ -154,7 +154,7 @@ def test_an_empty_run_decides_nothing() -> None:
 
 def test_the_page_shows_the_verdict_of_a_measured_claim() -> None:
     row = around(
-        0.1, 0.2, study="01_classifiers", metric="fine-grained accuracy gap",
+        0.1, 0.2, study="02_classifiers", metric="fine-grained accuracy gap",
         facets={"kind": "ViT", "basis": "equal data", "group": "all"},
     )  # fmt: skip
     page = ledger_page(results(row))

@@ -1,4 +1,4 @@
-"""What chapter 03a_mixed refuses before anything is trained, and that its claims find their rows."""
+"""What chapter 5 refuses before anything is trained, and that its claims find their rows."""
 
 import nbformat
 import pytest
@@ -9,7 +9,7 @@ from synreal.book.study import read_notebook_results, select
 from synreal.errors import InputError
 from synreal.paths import repository_root
 
-NOTEBOOK = repository_root() / "notebooks" / "03a_mixed.ipynb"
+NOTEBOOK = repository_root() / "notebooks" / "05_mixed.ipynb"
 TRAINS = "predict_grid(grid"  # a cell that trains says so
 SMALL = {"real_images": 160, "images": 60, "real": 4, "synthetic": 8, "table3_seeds": 3, "seeds": 2}
 
@@ -62,7 +62,7 @@ def test_steps_shift_and_mixtures_are_as_asked_for():
 def test_every_claim_finds_its_row():
     """In the stored notebook; a claim on one data set alone need not be measured."""
     table = read_notebook_results([NOTEBOOK])
-    claims = [claim for claim in load_claims() if claim.chapter == "03a_mixed"]
+    claims = [claim for claim in load_claims() if claim.chapter == "05_mixed"]
     effects = [condition.effect for claim in claims for condition in claim.conditions]
     found = {str(effect): len(select(table, effect.columns)) for effect in effects if effect.data is None}
     assert len(found) > 30 and set(found.values()) == {1}, found

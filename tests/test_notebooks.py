@@ -75,7 +75,7 @@ def test_classifiers_on_your_own_folder(tmp_path):
     cards = [str(zoo_dir() / name / "card.yaml") for name in ("ViT-Real-12k", "ViT-Syn-12k")]
     given = [("test_set", str(tmp_path / "photos")), ("hierarchy", str(tmp_path / "groups.yaml"))]
     given += [("pairs", json.dumps({"mine": cards})), ("draws", "200")]
-    notebook = next(path for path in NOTEBOOKS if path.stem == "01_classifiers")
+    notebook = next(path for path in NOTEBOOKS if path.stem == "02_classifiers")
     folder = run.run([notebook], profile="mini", given=given, out=tmp_path / "run", progress=False)
     rows = read_results(folder)
     mine = rows[rows["model"] == "mine"]

@@ -231,7 +231,7 @@ def test_what_the_kernel_would_not_get_unchanged_is_refused(text, reason):
         parse_value(parameter, text, "-p shares")
 
 
-@pytest.mark.parametrize("text", ["5: {a: 1}", "~: {a: 1}", "00_world: {5: 1}"])
+@pytest.mark.parametrize("text", ["5: {a: 1}", "~: {a: 1}", "01_world: {5: 1}"])
 def test_names_of_a_profile_are_text(tmp_path, text):
     (tmp_path / "mine.yaml").write_text(text)
     with pytest.raises(InputError, match="mine.yaml, section .* expected text"):

@@ -1,4 +1,4 @@
-"""What chapter 03_realtune rests on: metrics of repeated trainings, tunings kept on disk, rare images."""
+"""What chapter 4 rests on: metrics of repeated trainings, tunings kept on disk, rare images."""
 
 from dataclasses import replace
 
@@ -139,7 +139,7 @@ def test_a_tuning_is_trained_once_and_its_path_begins_at_the_checkpoint(tmp_path
 def test_bad_input_is_refused_before_anything_is_tuned(given, told, tmp_path, monkeypatch):
     """The chapter's cells up to the one that opens its data."""
     monkeypatch.setenv("SYNREAL_RUN_DIR", str(tmp_path))
-    notebook = nbformat.read(repository_root() / "notebooks" / "03_realtune.ipynb", as_version=4)
+    notebook = nbformat.read(repository_root() / "notebooks" / "04_realtune.ipynb", as_version=4)
     sources = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
     last = next(n for n, source in enumerate(sources) if "refuse_overlap(" in source)
     with pytest.raises(InputError, match=told):

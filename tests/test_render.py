@@ -114,7 +114,7 @@ def test_the_ledger_is_judged_on_the_measurements_that_the_notebooks_hold(
     repository: Path, tmp_path: Path
 ) -> None:
     row = Measurement(
-        study="01_classifiers", profile="mini", model="m", data="d", metric="accuracy gap", value=0.1, n=9,
+        study="02_classifiers", profile="mini", model="m", data="d", metric="accuracy gap", value=0.1, n=9,
         ci_low=0.05, ci_high=0.2, run="r", facets={"kind": "ViT", "basis": "equal data"},
     )  # fmt: skip
     glue(repository / "notebooks" / "b.ipynb", (MEASUREMENTS,), row.model_dump_json(exclude_defaults=True))

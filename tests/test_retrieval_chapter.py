@@ -1,4 +1,4 @@
-"""Chapter 04_retrieval: its accuracies on made predictions, and what it refuses before it embeds."""
+"""Chapter 07_retrieval: its accuracies on made predictions, and what it refuses before it embeds."""
 
 import json
 from dataclasses import replace
@@ -130,7 +130,7 @@ QUICK |= {"tasks": ["scenes", "scenes:tops"], "budgets": [10, 40], "part_budgets
 
 def run_checks(**given):
     """The cells of the chapter up to the one that embeds, with these parameters."""
-    path = Path(__file__).resolve().parents[1] / "notebooks" / "04_retrieval.ipynb"
+    path = Path(__file__).resolve().parents[1] / "notebooks" / "07_retrieval.ipynb"
     cells, names = json.loads(path.read_text(encoding="utf-8"))["cells"], {}
     code = [cell for cell in cells if cell["cell_type"] == "code"]
     for number, cell in enumerate(code[: [cell["id"] for cell in code].index("04-embed")]):

@@ -220,7 +220,7 @@ def test_the_chapter_on_ones_own_task_corpus_and_images(tmp_path):
     given = {"tasks": json.dumps([f"mine:{tmp_path / 'task'}"]), "corpus": str(tmp_path / "corpus.parquet")}
     given |= {"classes": str(tmp_path / "classes.yaml"), "synthetic_set": str(tmp_path / "generated")}
     given |= {"generator": "", "shown": "[]", "nearest": "3"}
-    notebooks, options = run.find_notebooks(["04_retrieval"]), {"profile": "quick", "progress": False}
+    notebooks, options = run.find_notebooks(["07_retrieval"]), {"profile": "quick", "progress": False}
     folder = run.run(notebooks, given=list(given.items()), out=tmp_path / "run", **options)
     rows = read_results(folder)
     assert {"mine", "all tasks"} == set(rows["data"]) and "cost of perturbation" not in set(rows["metric"])

@@ -263,22 +263,22 @@ def test_run_killed_before_it_described_itself_goes_on(notebook, tmp_path):
 
 
 def test_notebooks_are_found_by_name_or_path(notebook, tmp_path, monkeypatch):
-    book = {"00_world": tmp_path / "00_world.ipynb", "01_classifiers": tmp_path / "01_classifiers.ipynb"}
+    book = {"01_world": tmp_path / "01_world.ipynb", "02_classifiers": tmp_path / "02_classifiers.ipynb"}
     monkeypatch.setattr(runs, "book_notebooks", lambda: book)
     monkeypatch.chdir(tmp_path)  # so that the book's own notebooks are not found by their path
-    assert find_notebooks(["01_classifiers", "notebooks/00_world.ipynb"]) == list(book.values())[::-1]
+    assert find_notebooks(["02_classifiers", "notebooks/01_world.ipynb"]) == list(book.values())[::-1]
     assert find_notebooks([], everything=True) == list(book.values())
     assert find_notebooks([str(notebook())]) == [tmp_path / "tiny.ipynb"]
     for names, message in [
-        (["00_wrold"], "unknown notebook '00_wrold'; did you mean '00_world'"),
+        (["00_wrold"], "unknown notebook '00_wrold'; did you mean '01_world'"),
         (["absent.ipynb"], "absent.ipynb: no such notebook"),
-        (["00_world", "00_world"], "named 2 times"),
+        (["01_world", "01_world"], "named 2 times"),
         ([], "say --all"),
     ]:
         with pytest.raises(InputError, match=message):
             find_notebooks(names)
     with pytest.raises(InputError, match="one of the two"):
-        find_notebooks(["00_world"], everything=True)
+        find_notebooks(["01_world"], everything=True)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"created": 1}', "\x00"])

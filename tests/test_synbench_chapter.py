@@ -1,4 +1,4 @@
-"""Chapter 02_synbench: what it refuses before it measures anything, and the pieces it is made of."""
+"""Chapter 03_synbench: what it refuses before it measures anything, and the pieces it is made of."""
 
 import json
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from synreal.data.worlds import World
 from synreal.errors import InputError
 from synreal.synbench.compare import ends, measure_all
 
-NOTEBOOK = Path(__file__).resolve().parents[1] / "notebooks" / "02_synbench.ipynb"
+NOTEBOOK = Path(__file__).resolve().parents[1] / "notebooks" / "03_synbench.ipynb"
 
 
 def run_until(cell, **given):

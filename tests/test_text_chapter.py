@@ -248,7 +248,7 @@ def prompted(tmp_path, monkeypatch):
 
 
 def read_prompted():
-    chapter = "05_text_realtune"
+    chapter = "08_text_realtune"
     given = resolve([book_notebooks()[chapter]], "photos")[chapter]
     sets = TextSets(*(load_texts(given[f"{name}_set"]) for name in NAMES))
     sets.check()

@@ -260,7 +260,7 @@ def test_the_models_of_the_plan_ship():
 
 @needs_zoo
 def test_dino_ships_as_the_chapter_asks_for_it():
-    notebook = repository_root() / "notebooks" / "03a_mixed.ipynb"
+    notebook = repository_root() / "notebooks" / "05_mixed.ipynb"
     given = {name: parameter.default for name, parameter in read_parameters(notebook).items()}
     pool = open_pool(given["real_set"], given["real_images"], given["synthetic_set"], given["size"])
     network = recipes.TINY[given["networks"][0]]

@@ -395,7 +395,7 @@ def match_accuracy(kind: Literal["ViT", "CLIP"], zoo: Path, work: Path) -> None:
 
 
 def ship_dino(zoo: Path, workers: int) -> None:
-    """DINO on real and on the shipped synthetic images, as the chapter 03a_mixed asks for it at `mini`.
+    """DINO on real and on the shipped synthetic images, as chapter 5 (05_mixed) asks for it at `mini`.
 
     Weights are in half precision; a file beside them says what they are. `experiment.trained` finds them by
     name.
