@@ -45,25 +45,37 @@ book: install  ## execute every notebook, then render _build/html/index.html
 	$(BIN)/synreal book --run $(RUN) --out _build/html
 
 # Two notebooks or two test files at a time, on one thread each: more would wait for each other. A notebook's own
-# workers would only cost their start.
+# workers would only cost their start. The notebooks on photographs need those, and `make photos` executes them.
 .PHONY: test
 test: install  ## everything: style, types, stored outputs of the notebooks, the test suite
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 SYNREAL_WORKERS=1 $(BIN)/pytest -n 2 --dist loadfile --nbval-lax --nbval-current-env notebooks
+	OMP_NUM_THREADS=1 SYNREAL_WORKERS=1 $(BIN)/pytest -n 2 --dist loadfile --nbval-lax --nbval-current-env --ignore notebooks/photos notebooks
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder tests
 
 .PHONY: zoo
 zoo: install  ## train the shipped models again from nothing; goes on when interrupted
 	$(BIN)/python -m synreal.zoo
 
+.PHONY: committed
+committed:
+	@[ -z "$$(git status --porcelain)" ] || { echo "make store, make photos: commit first, so that the stored outputs" \
+	    "name the revision that made them; git status shows what is not committed" >&2; exit 2; }
+
 .PHONY: store
-store: install  ## execute every notebook from nothing and store its outputs in notebooks/; wants a clean tree
-	@[ -z "$$(git status --porcelain)" ] || { echo "make store: commit first, so that the stored outputs name" \
-	    "the revision that made them; git status shows what is not committed" >&2; exit 2; }
+store: install committed  ## execute every notebook from nothing and store its outputs in notebooks/; wants a clean tree
 	SYNREAL_CACHE=$(CURDIR)/$(RUN)-cache $(BIN)/synreal run --all --out $(RUN)-store
 	cp $(RUN)-store/notebooks/*.ipynb notebooks/
+
+# The chapters that photographs can decide; that on texts where SYNREAL_TEXTS says where they lie.
+ON_PHOTOS := 05_mixed $(if $(SYNREAL_TEXTS),08_text_realtune)
+
+.PHONY: photos
+photos: install committed  ## the same for the chapters on photographs, in notebooks/photos/; first `synreal get photos`
+	SYNREAL_CACHE=$(CURDIR)/$(RUN)-cache $(BIN)/synreal run $(ON_PHOTOS) --profile photos --out $(RUN)-photos
+	mkdir -p notebooks/photos
+	cp $(RUN)-photos/notebooks/*.ipynb notebooks/photos/
 
 .PHONY: lock
 lock:  ## resolve pyproject.toml into requirements.lock (then bring environment.yml in step: the tests say how)

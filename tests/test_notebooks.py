@@ -9,12 +9,13 @@ import yaml
 from PIL import Image
 
 from synreal.book import run
-from synreal.book.study import read_results
+from synreal.book.study import read_notebook_results, read_results
 from synreal.data.scenes import scene_arrays
 from synreal.data.sprites import CLASS_NAMES
 from synreal.paths import zoo_dir
 
 NOTEBOOKS = sorted((Path(__file__).resolve().parents[1] / "notebooks").glob("*.ipynb"))
+ON_PHOTOS = sorted((Path(__file__).resolve().parents[1] / "notebooks" / "photos").glob("*.ipynb"))
 each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
@@ -59,6 +60,26 @@ def test_nbval_has_something_to_compare(path):
 def test_stored_notebook_is_the_mini_profile_and_names_no_machine(path):
     assert not any("injected-parameters" in tags(cell) for cell in code_cells(path))
     assert "/site-packages/" not in path.read_text() and "SYNREAL_RUN_DIR" not in path.read_text()
+
+
+@pytest.mark.parametrize("path", ON_PHOTOS, ids=lambda path: path.stem)
+def test_a_chapter_on_photographs_is_the_one_of_the_book(path):
+    """The same cells, executed with the values of profile photos."""
+    original = next(chapter for chapter in NOTEBOOKS if chapter.name == path.name)
+    sources = [
+        [
+            cell.source
+            for cell in nbformat.read(file, as_version=4).cells
+            if "injected-parameters" not in tags(cell)
+        ]
+        for file in (original, path)
+    ]
+    assert sources[0] == sources[1], f"run `make photos`: {path.name} has other cells than notebooks/"
+    counts = [cell.execution_count for cell in code_cells(path) if cell.source.strip()]
+    assert counts == list(range(1, len(counts) + 1))
+    rows = read_notebook_results([path])
+    assert len(rows) and set(rows["profile"]) == {"photos"} and set(rows["study"]) == {path.stem}
+    assert not any(text in path.read_text() for text in ("/site-packages/", "SYNREAL_RUN_DIR", "/tmp/"))
 
 
 @pytest.mark.notebook

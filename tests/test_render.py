@@ -96,6 +96,30 @@ def test_a_notebook_that_is_no_chapter_joins_the_contents(repository: Path, tmp_
     assert toc["parts"][-1] == {"caption": "Also in this run", "chapters": [{"file": "notebooks/mine"}]}
 
 
+def test_a_chapter_on_photographs_stands_beside_the_one_on_scenes(repository: Path, tmp_path: Path) -> None:
+    """Each has the outputs of the run at its own profile, and what a run lacks is shown as stored."""
+    executed(repository / "notebooks" / "photos" / "a.ipynb", {"profile": "photos"})
+    glue(repository / "notebooks" / "photos" / "a.ipynb", ("gap",))
+    toc = yaml.safe_load((repository / "_toc.yml").read_text())
+    toc["parts"].insert(0, {"caption": "Photographs", "chapters": [{"file": "notebooks/photos/a"}]})
+    (repository / "_toc.yml").write_text(yaml.safe_dump(toc))
+    (repository / "book" / "api.md").write_text(
+        "{glue:text}`/notebooks/photos/a.ipynb::gap:.3f`\n\n<!-- generated -->\n"
+    )
+    finished(tmp_path / "run", "a")
+    rendering._stage(tmp_path / "run", tmp_path / "mini")
+    assert "it needs photographs" in (tmp_path / "mini" / "notebooks" / "photos" / "a.ipynb").read_text()
+    assert "not executed" not in (tmp_path / "mini" / "notebooks" / "a.ipynb").read_text()
+    assert "::gap:" in (tmp_path / "mini" / "book" / "api.md").read_text()
+    assert "| photos/a | photos |" in (tmp_path / "mini" / "book" / "status.md").read_text()
+
+    executed(finished(tmp_path / "other", "a"), {"profile": "photos"})
+    rendering._stage(tmp_path / "other", tmp_path / "photos")
+    assert "was not executed" in (tmp_path / "photos" / "notebooks" / "a.ipynb").read_text()
+    assert "not executed" not in (tmp_path / "photos" / "notebooks" / "photos" / "a.ipynb").read_text()
+    assert "not measured in this run" in (tmp_path / "photos" / "book" / "api.md").read_text()
+
+
 def test_what_a_run_did_not_measure_is_said_in_words(repository: Path, tmp_path: Path) -> None:
     glue(repository / "notebooks" / "a.ipynb", ("gap", "gap.text", "figure", "mine"))
     (repository / "book" / "status.md").write_text(

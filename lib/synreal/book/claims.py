@@ -196,6 +196,8 @@ MEANING = {
     Verdict.NOT_TESTABLE: "needs what this book or world lacks, or its premise fails; the reason is given",
     Verdict.INCONSISTENT: "the paper contradicts itself, so there is nothing definite to test",
 }
+PHOTOS = "photos"  # the profile whose measurements have a ledger of their own
+ON_PHOTOS = "The claims of the chapters that were also executed on photographs, judged on those alone."
 BADGES = {
     Verdict.HOLDS: "success",
     Verdict.FAILS: "danger",
@@ -300,8 +302,17 @@ def claims_markdown(table: pd.DataFrame) -> Markdown:
 
 def ledger_page(results: pd.DataFrame) -> str:
     """The generated part of the ledger page, in Markdown: counts with the legend, then every claim with its
-    verdict and evidence."""
-    table = ledger_table(results)
+    verdict and evidence; below, the same for the chapters that were executed on photographs."""
+    on_photos = results["profile"] == PHOTOS
+    page = _verdicts(ledger_table(results[~on_photos]))
+    if on_photos.any():
+        table = ledger_table(results[on_photos])
+        measured = table["chapter"].isin(results.loc[on_photos, "study"])
+        page += f"\n## On photographs\n\n{ON_PHOTOS}\n\n{_verdicts(table[measured])}"
+    return page
+
+
+def _verdicts(table: pd.DataFrame) -> str:
     legend = ["| verdict | claims | means |", "|---|---|---|"]
     legend += [f"| {_badge(v)} | {n} | {MEANING[Verdict(v)]} |" for v, n in verdict_counts(table).items()]
     parts = ["\n".join(legend)]

@@ -15,7 +15,7 @@ import nbformat
 import pandas as pd
 import yaml
 
-from synreal.book.claims import ledger_page
+from synreal.book.claims import PHOTOS, ledger_page
 from synreal.book.run import RunFolder
 from synreal.book.study import published_environment, published_keys, read_notebook_results
 from synreal.errors import InputError
@@ -36,18 +36,23 @@ def settle_references(stage: Path, stored: Path) -> None:
         return
     for page in (stage / "book").glob("*.md"):
         page.write_text(_settled(page.read_text(), "", absent))
-    for path in (stage / "notebooks").glob("*.ipynb"):
+    for path in (stage / "notebooks").rglob("*.ipynb"):
         notebook = nbformat.read(path, as_version=4)
         for cell in notebook.cells:
             if cell.cell_type == "markdown":
-                cell.source = _settled(cell.source, path.stem, absent)
+                cell.source = _settled(cell.source, _document(path, stage / "notebooks"), absent)
         nbformat.write(notebook, path)
 
 
+def _document(path: Path, notebooks: Path) -> str:
+    """What pages call a notebook: 05_mixed, or photos/05_mixed."""
+    return str(path.relative_to(notebooks).with_suffix(""))
+
+
 def _absent(staged: Path, stored: Path) -> Iterator[tuple[str, set[str]]]:
-    for path in staged.glob("*.ipynb"):
-        if (original := stored / path.name).exists():
-            yield path.stem, published_keys(original) - published_keys(path)
+    for path in staged.rglob("*.ipynb"):
+        if (original := stored / path.relative_to(staged)).exists():
+            yield _document(path, staged), published_keys(original) - published_keys(path)
 
 
 def _settled(text: str, own: str, absent: dict[str, set[str]]) -> str:
@@ -127,6 +132,10 @@ STORED = """:::{note}
 This chapter was not executed in this run. It shows the outputs stored in the repository, and the ledger of
 this book counts none of its measurements.
 :::"""
+STORED_PHOTOS = """:::{note}
+This chapter was not executed in this run: it needs photographs, which the book does not hold. It shows the
+outputs stored in the repository, on which the ledger judges it under "On photographs".
+:::"""
 
 
 def render(run: Path | None, out: Path) -> Path:
@@ -162,39 +171,54 @@ def _stage(run: Path | None, stage: Path) -> None:
     notebooks = _stage_notebooks(executed, toc, stage)
     settle_references(stage, root / "notebooks")
     (stage / "_toc.yml").write_text(yaml.safe_dump(toc, sort_keys=False))
-    _generate(stage / "book" / "ledger.md", ledger_page(_results(executed, notebooks)))
+    _generate(stage / "book" / "ledger.md", ledger_page(_results(executed, notebooks, stage)))
     _generate(stage / "book" / "status.md", status_page(notebooks))
     _generate(stage / "book" / "api.md", api_page(Path(__file__).resolve().parents[1]))
 
 
-def _executed(run: Path) -> dict[str, Path]:
-    """The notebooks that the run finished, by file name."""
+def _executed(run: Path) -> dict[Path, Path]:
+    """The notebooks that the run finished, by their place in the book."""
     folder = RunFolder(run)
-    executed = {path.name: path for path in sorted((run / "notebooks").glob("*.ipynb"))}
-    finished = {name: path for name, path in executed.items() if folder.finished(path.stem) is not None}
+    executed = sorted((run / "notebooks").glob("*.ipynb"))
+    finished = {_place(path): path for path in executed if folder.finished(path.stem) is not None}
     if not finished:
         raise InputError(f"--run {run}: holds no executed notebook; name a folder that `synreal run` wrote")
     return finished
 
 
-def _results(executed: dict[str, Path], notebooks: list[Path]) -> pd.DataFrame:
-    """What the finished notebooks of a run measured; without a run, what the stored ones did."""
-    return read_notebook_results(list(executed.values()) or notebooks)
+def _place(executed: Path) -> Path:
+    """Where the book shows an executed notebook: those on photographs stand beside those on scenes."""
+    on_photos = published_environment(executed).get("profile") == PHOTOS
+    return Path("notebooks", PHOTOS if on_photos else "", executed.name)
 
 
-def _stage_notebooks(executed: dict[str, Path], toc: dict[str, Any], stage: Path) -> list[Path]:
+def _results(executed: dict[Path, Path], notebooks: list[Path], stage: Path) -> pd.DataFrame:
+    """What the finished notebooks of a run measured, and without a run, what the stored ones did.
+
+    Those on photographs count as stored where the run has none of them.
+    """
+    counted = [
+        path
+        for path in notebooks
+        if not executed or path.relative_to(stage) in executed or path.parent.name == PHOTOS
+    ]
+    return read_notebook_results(counted)
+
+
+def _stage_notebooks(executed: dict[Path, Path], toc: dict[str, Any], stage: Path) -> list[Path]:
     """The staged notebooks, chapters of `toc` first; notebooks of the run that are no chapter join `toc`."""
     chapters = [Path(f"{name}.ipynb") for name in _files(toc) if name.startswith("notebooks/")]
-    others = [name for name in executed if name not in {chapter.name for chapter in chapters}]
-    (stage / "notebooks").mkdir()
+    others = [place for place in executed if place not in chapters]
+    for place in (*chapters, *others):
+        (stage / place).parent.mkdir(parents=True, exist_ok=True)
     for chapter in chapters:
-        _stage_chapter(chapter, executed.get(chapter.name), bool(executed), stage)
-    for name in others:
-        shutil.copy(executed[name], stage / "notebooks" / name)
+        _stage_chapter(chapter, executed.get(chapter), bool(executed), stage)
+    for place in others:
+        shutil.copy(executed[place], stage / place)
     if others:
-        files = [{"file": f"notebooks/{Path(name).stem}"} for name in others]
+        files = [{"file": str(place.with_suffix(""))} for place in others]
         toc["parts"].append({"caption": "Also in this run", "chapters": files})
-    return [stage / chapter for chapter in chapters] + [stage / "notebooks" / name for name in others]
+    return [stage / place for place in (*chapters, *others)]
 
 
 def _stage_chapter(chapter: Path, executed: Path | None, of_a_run: bool, stage: Path) -> None:
@@ -203,7 +227,8 @@ def _stage_chapter(chapter: Path, executed: Path | None, of_a_run: bool, stage: 
         raise InputError(f"{source}: _toc.yml names this chapter, but there is no such notebook")
     notebook = nbformat.read(source, as_version=4)
     if of_a_run and not executed:
-        notebook.cells.insert(1, nbformat.v4.new_markdown_cell(STORED))
+        note = STORED_PHOTOS if chapter.parent.name == PHOTOS else STORED
+        notebook.cells.insert(1, nbformat.v4.new_markdown_cell(note))
     nbformat.write(notebook, stage / chapter)
 
 
@@ -242,7 +267,7 @@ def status_page(notebooks: list[Path]) -> str:
     """Markdown from executed notebooks: a row for each, then machine and versions for all that share them."""
     head = ["| notebook | profile | executed (UTC) | minutes | parameters changed |", "|---|---|---|---|---|"]
     rows = [_row(path) for path in notebooks]
-    kept = {path.stem: published_environment(path) for path in notebooks}
+    kept = {_called(path): published_environment(path) for path in notebooks}
     groups: dict[str, list[str]] = {}
     for name, found in kept.items():
         groups.setdefault(json.dumps(found, sort_keys=True), []).append(name)
@@ -256,7 +281,11 @@ def _row(path: Path) -> str:
     seconds, end = about.get("duration"), str(about.get("end_time") or "not recorded")
     took = "not recorded" if seconds is None else f"{seconds / 60:.1f}"
     profile = published_environment(path).get("profile", "not recorded")
-    return f"| {path.stem} | {profile} | {end[:16].replace('T', ' ')} | {took} | {changed} |"
+    return f"| {_called(path)} | {profile} | {end[:16].replace('T', ' ')} | {took} | {changed} |"
+
+
+def _called(path: Path) -> str:
+    return f"{PHOTOS}/{path.stem}" if path.parent.name == PHOTOS else path.stem
 
 
 def _machine(names: list[str], found: dict[str, Any]) -> str:
