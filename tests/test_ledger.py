@@ -164,12 +164,12 @@ def test_the_page_shows_the_verdict_of_a_measured_claim() -> None:
 
 def test_photographs_have_a_ledger_of_their_own() -> None:
     facets = {"kind": "ViT", "basis": "equal data", "group": "all"}
-    row = {"study": "01_classifiers", "metric": "fine-grained accuracy gap", "facets": facets}
+    row = {"study": "02_classifiers", "metric": "fine-grained accuracy gap", "facets": facets}
     both = results(around(0.1, 0.2, **row), around(-0.2, -0.1, profile="photos", **row))
     scenes, photographs = ledger_page(both).split("## On photographs")
     assert "`holds` | 1 |" in scenes and "`fails` | 0 |" in scenes
     assert "`holds` | 0 |" in photographs and "`fails` | 1 |" in photographs
-    assert "measured by 01_classifiers" in photographs and "measured by 02_synbench" not in photographs
+    assert "measured by 02_classifiers" in photographs and "measured by 03_synbench" not in photographs
 
 
 def test_the_paper_s_numbers() -> None:
