@@ -23,23 +23,23 @@ def difference(answers):
     return first - second
 
 
-@pytest.mark.parametrize(("trainings", "least"), [(3, 0.92), (5, 0.93)])
-@pytest.mark.parametrize("spread", [0.0, 0.05, 0.2])
+@pytest.mark.parametrize("trainings", [3, 5])
+@pytest.mark.parametrize("spread", [0.0, 0.05, 0.1, 0.2])
 @pytest.mark.parametrize("per_photograph", [1, 4])
-def test_differences_of_retrained_models_are_covered(trainings, least, spread, per_photograph):
+def test_differences_of_retrained_models_are_covered(trainings, spread, per_photograph):
     """At a spread of .04 or .06, a bootstrap of three trainings covers .90 or .85."""
     rng, clusters = np.random.default_rng(0), np.arange(IMAGES) // per_photograph
     held = 0
     for _ in range(1500):
         found = difference(simulated(rng, trainings, spread, per_photograph)).estimate(clusters)
         held += found.ci_low <= TRUTH <= found.ci_high
-    assert held / 1500 >= least
+    assert held / 1500 >= 0.93
 
 
-def test_satterthwaite_is_at_worst_a_little_narrow():
-    """Where three trainings vary about three times as much as the photographs, .92 are covered, not .95."""
+def test_three_trainings_are_covered_at_any_ratio_to_the_images():
+    """Satterthwaite's rule alone covers .92 where the variance of trainings is eight times that of images."""
     rng, draws = np.random.default_rng(0), 50_000
-    for ratio, least in ((0.0, 0.945), (1.0, 0.94), (8.0, 0.92), (1000.0, 0.945)):
+    for ratio, least in ((0.0, 0.945), (1.0, 0.94), (4.0, 0.93), (8.0, 0.93), (16.0, 0.93), (1000.0, 0.945)):
         trainings = ratio * rng.chisquare(2, draws) / 2
         value = rng.normal(0, (1 + ratio) ** 0.5, draws)
         low, high, p = crossed_interval(value, (trainings, 2), (1.0, 599))

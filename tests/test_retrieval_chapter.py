@@ -133,7 +133,7 @@ def run_checks(**given):
     path = Path(__file__).resolve().parents[1] / "notebooks" / "07_retrieval.ipynb"
     cells, names = json.loads(path.read_text(encoding="utf-8"))["cells"], {}
     code = [cell for cell in cells if cell["cell_type"] == "code"]
-    for number, cell in enumerate(code[: [cell["id"] for cell in code].index("04-embed")]):
+    for number, cell in enumerate(code[: [cell["id"] for cell in code].index("07-embed")]):
         exec("".join(cell["source"]), names)
         if number == 0:
             names.update(QUICK | given)

@@ -405,7 +405,7 @@ def _run_one(notebook: Path, values: Values, folder: RunFolder, progress: bool) 
         "seconds": round(time.perf_counter() - clock, 3),
         "cells": _cell_seconds(executed),
     }
-    folder.finish(notebook.stem, _without_machine_paths(executed, notebook), record)
+    folder.finish(notebook.stem, _as_stored(executed, notebook), record)
 
 
 def _execute(notebook: Path, values: Values, folder: RunFolder, progress: bool) -> nbformat.NotebookNode:
@@ -475,7 +475,11 @@ def _cell_seconds(notebook: nbformat.NotebookNode) -> list[dict[str, Any]]:
     ]
 
 
-def _without_machine_paths(executed: nbformat.NotebookNode, notebook: Path) -> str:
-    """The notebook as JSON text, without the folders papermill notes in it: they name the user's machine."""
+def _as_stored(executed: nbformat.NotebookNode, notebook: Path) -> str:
+    """The notebook as JSON text, without what papermill and the kernel note in it and no page shows: folders,
+    which name the user's machine, and the times of cells, which differ from run to run."""
     executed.metadata.papermill.update(input_path=notebook.name, output_path=notebook.name)
+    for cell in executed.cells:
+        cell.metadata.pop("papermill", None)
+        cell.metadata.pop("execution", None)
     return nbformat.writes(executed)

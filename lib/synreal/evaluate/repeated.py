@@ -52,6 +52,11 @@ class Estimate:
 # answers is in both parts, so the interval is a little too wide rather than too narrow.
 
 
+# Three trainings often show too little of their spread, and Satterthwaite's rule believes them: without this,
+# a 95 % interval holds the truth in 92 % of cases where trainings vary a few times as much as images.
+CAUTION = 0.75
+
+
 def crossed_interval(
     value: Number, *parts: tuple[Number, Number], confidence: float = 0.95
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -59,11 +64,14 @@ def crossed_interval(
 
     parts: the variance of the value from each source of chance (its trainings, its test images), with that
     variance's degrees of freedom. Their sum has Satterthwaite's degrees of freedom, as in studies of several
-    readers and several cases (Hillis 2007). All may be arrays [K]. NaN where nothing varies.
+    readers and several cases (Hillis 2007), of which `CAUTION` counts, but no fewer than the fewest of a part
+    has. All may be arrays [K]. NaN where nothing varies.
     """
     variance = sum(part for part, _ in parts)
     error = np.where(variance > ROUNDING**2, variance, np.nan) ** 0.5
     freedom = error**4 / sum(np.square(part) / degrees for part, degrees in parts)
+    fewest = reduce(np.minimum, (np.where(np.asarray(part) > 0, degrees, np.inf) for part, degrees in parts))
+    freedom = np.maximum(CAUTION * freedom, np.minimum(fewest, freedom))
     half = t.ppf((1 + confidence) / 2, freedom) * error
     return value - half, value + half, 2 * t.sf(np.abs(value) / error, freedom)
 
