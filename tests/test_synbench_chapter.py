@@ -38,11 +38,11 @@ def folders(tmp_path, monkeypatch):
 @pytest.mark.parametrize("pair", [["synthetic"], ["synthetic", "absent"]])
 def test_a_contrast_of_unknown_sets_is_refused_first(pair):
     with pytest.raises(InputError, match="contrasts: 'mine' names .* two of synthetic, other prediction"):
-        run_until("02-02b", contrasts={"mine": pair})
+        run_until("03-02b", contrasts={"mine": pair})
 
 
 def test_each_number_says_how_many_images_it_rests_on():
-    chapter = run_until("02-04i", images=200, draws=50)
+    chapter = run_until("03-04i", images=200, draws=50)
     real, part = (
         chapter["measured_real"],
         measure_all(chapter["open_world"]("scenes/val", 100), chapter["measures"]),
