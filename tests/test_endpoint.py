@@ -12,7 +12,8 @@ from PIL import Image
 
 from synreal.data.decode import from_arrays
 from synreal.errors import InputError
-from synreal.synbench.vlm import AnswerCache, Endpoint, ask_all
+from synreal.synbench.endpoint import Endpoint
+from synreal.synbench.vlm import AnswerCache, ask_all
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 7, 3), np.uint8)
 PICTURE = Image.fromarray(PIXELS)
@@ -183,3 +184,100 @@ def test_the_key_comes_from_the_environment(server, monkeypatch):
     ):
         endpoint(server)
     assert endpoint(server, key_variable=None).ask([PICTURE], ["q"]) == ["Yes."]
+
+
+@pytest.mark.parametrize(
+    ("reply", "answer"),
+    [
+        (chat([{"type": "text", "text": "Yes"}]), "Yes"),
+        (chat("<think>Is it? No, yes.</think>\n\nNo."), "No."),
+        (chat(["yes"]), "['yes']"),
+    ],
+)
+def test_answers_come_in_parts_and_after_thoughts(server, reply, answer):
+    server.always = reply
+    assert endpoint(server).ask([PICTURE], ["q"]) == [answer]
+
+
+def with_choices(choices):
+    return 200, {"id": "1", "choices": choices}
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        (200, ""), (200, '{"choices": ['), (200, "[" * 100_000), (200, "\ufffd"), (200, "NaN"), (200, "3"),
+        with_choices(None), with_choices([]), with_choices(3), with_choices([{}]), with_choices(["x"]),
+        with_choices([{"message": None}]), with_choices([{"message": "yes"}]),
+    ],
+)  # fmt: skip
+def test_replies_that_are_no_completion_are_told_of(server, reply):
+    server.always = reply
+    with pytest.raises(InputError, match=r"gpt-4o at http.*expected a chat completion"):
+        endpoint(server).ask([PICTURE], ["q"])
+
+
+def test_an_error_under_status_200_is_tried_again_and_told_in_the_servers_words(server, monkeypatch):
+    monkeypatch.setattr("synreal.synbench.endpoint.time.sleep", lambda _: None)
+    busy = 200, {"error": {"message": "upstream overloaded", "code": 503}}
+    server.script = [busy, busy]
+    assert endpoint(server).ask([PICTURE], ["q"]) == ["Yes."]
+    server.always = busy
+    with pytest.raises(InputError, match="an error under status 200: upstream overloaded"):
+        endpoint(server).ask([PICTURE], ["q"])
+    server.always = 200, {"error": {"message": "no such model", "code": 404}}
+    server.requests.clear()
+    with pytest.raises(InputError, match="no such model"):
+        endpoint(server).ask([PICTURE], ["q"])
+    assert len(server.requests) == 1
+
+
+def test_a_model_that_takes_no_temperature_is_asked_without(server):
+    def choosy():
+        body = server.requests[-1][2]
+        for option in ("max_tokens", "temperature"):
+            if option in body:
+                return failure(400, f"Unsupported parameter: '{option}' is not supported with this model.")
+        return chat("no")
+
+    server.always = choosy
+    assert endpoint(server).ask([PICTURE, PICTURE], ["q", "q"]) == ["no", "no"]
+    assert len(server.requests) == 4  # what was learned is kept
+    assert server.requests[-1][2]["max_completion_tokens"] > 100
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 500])
+def test_a_key_that_the_server_repeats_is_not_passed_on(server, status):
+    server.always = failure(status, "bad key Bearer secret")
+    with pytest.raises(InputError) as refused:
+        endpoint(server, retries=0).ask([PICTURE], ["q"])
+    assert "secret" not in str(refused.value) and "[key]" in str(refused.value)
+
+
+def test_a_reply_without_end_is_given_up(server, monkeypatch):
+    monkeypatch.setattr("synreal.synbench.endpoint.LONGEST_REPLY", 1000)
+    server.always = chat("yes" * 1000)
+    with pytest.raises(InputError, match="no answer in 1 tries"):
+        endpoint(server, retries=0).ask([PICTURE], ["q"])
+
+
+def test_a_redirection_is_not_followed(server):
+    class Moved(BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(307)
+            self.send_header("Location", f"{server.url}/chat/completions")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *args):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Moved) as moved:
+        threading.Thread(target=moved.serve_forever, args=(0.01,), daemon=True).start()
+        with pytest.raises(InputError, match="points to another address, which is not followed"):
+            endpoint(server, base_url=f"http://127.0.0.1:{moved.server_port}/v1", retries=0).ask(
+                [PICTURE], ["q"]
+            )
+        moved.shutdown()
+    assert server.requests == []

@@ -78,7 +78,7 @@ def open_vlm(name: str, device: str = "cpu") -> Judge:
         from synreal.synbench.vlm import LocalJudge
 
         return LocalJudge(Path(name), device)
-    from synreal.synbench.vlm import Endpoint
+    from synreal.synbench.endpoint import Endpoint
 
     return Endpoint(model, url, "OPENAI_API_KEY" if "OPENAI_API_KEY" in os.environ else None)
 
