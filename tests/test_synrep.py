@@ -209,7 +209,7 @@ def test_a_wrong_hash_or_activation_stops(vit, tmp_path):
         ({"epoch": 3, "loss": 0.5}, "not a state dict: epoch, loss hold no tensors"),
         (
             {"model": {"a": torch.zeros(1)}, "state_dict": {"a": torch.ones(1)}},
-            "holds both state_dict and model",
+            "holds state_dict and model",
         ),
         ({"module.a": torch.zeros(1), "b": torch.zeros(1)}, "1 of 2 keys begin with 'module.'"),
     ],
