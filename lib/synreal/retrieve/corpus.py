@@ -7,8 +7,7 @@ import datasets
 import pandas as pd
 import pyarrow.compute as pc
 
-from synreal.data.sources import Kind, find_source, load_files, with_own_images
-from synreal.data.tars import KEY, URL
+from synreal.data.sources import KEY, URL, Kind, find_source, load_files, with_own_images
 from synreal.data.worlds import open_world
 from synreal.errors import InputError, shorten
 from synreal.paths import located
