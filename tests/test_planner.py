@@ -98,6 +98,8 @@ def test_seeds_that_all_mixes_share_vary_together():
         (lambda t: t.drop(columns="n_syn"), r"no columns \['n_syn'\]"),
         (lambda t: t.assign(accuracy=t["accuracy"] * 100), "45 rows are out of range, first"),
         (lambda t: t.assign(n_real=-1), "out of range"),
+        (lambda t: t.assign(n_real=100.5), "45 rows are out of range, first .*expected whole numbers"),
+        (lambda t: t.assign(accuracy=True), "45 rows are out of range"),
         (lambda t: t.assign(n_real=np.inf), "45 rows are out of range"),
         (lambda t: t.assign(accuracy="high"), "out of range"),
         (lambda t: t[t["n_syn"] == 0], "found 3 different mixes, 3 of them of real images alone"),
@@ -169,3 +171,9 @@ def test_the_command_and_its_exit_status(tmp_path, monkeypatch, capsys):
     assert "either --budget or --target" in capsys.readouterr().err
     assert run(monkeypatch, tmp_path / "b.csv", *given[1:], "--budget", 50) == 2
     assert "no such file" in capsys.readouterr().err
+
+
+def test_a_column_that_is_there_twice_is_refused(tmp_path):
+    (tmp_path / "m.csv").write_text("n_real,accuracy,n_syn,accuracy\n1,0.5,0,0.6\n")
+    with pytest.raises(InputError, match=r"m.csv: found the columns \['accuracy'\] more than once"):
+        read_mixes(tmp_path / "m.csv")

@@ -28,8 +28,11 @@ def read_mixes(path: str | Path) -> pd.DataFrame:
         raise InputError(f"{path}: {found}; expected a .csv or .parquet with the columns {list(COLUMNS)}")
     try:
         table = READERS[path.suffix](path)
+        named = list(pd.read_csv(path, header=None, nrows=1).iloc[0]) if path.suffix == ".csv" else []
     except (ValueError, OSError) as error:
         raise InputError(f"{path}: cannot be read as {path.suffix[1:]} ({error}); write it again") from error
+    if twice := [name for name in COLUMNS if named.count(name) > 1]:
+        raise InputError(f"{path}: found the columns {twice} more than once, expected each once")
     return check_mixes(table, str(path))
 
 
@@ -44,12 +47,14 @@ def check_mixes(table: pd.DataFrame, where: str = "measured") -> pd.DataFrame:
             f"{where}: no columns {missing}; found {list(table.columns)}, expected {list(COLUMNS)}"
         )
     rows = table[list(COLUMNS)].apply(pd.to_numeric, errors="coerce")
+    rows = rows.mask(table[list(COLUMNS)].map(lambda cell: isinstance(cell, bool | np.bool_)))
     fits = (rows["accuracy"].between(0, 1)) & (rows[["n_real", "n_syn"]] >= 0).all(axis=1)
+    fits &= (rows[["n_real", "n_syn"]] % 1 == 0).all(axis=1)
     fits &= rows[["n_real", "n_syn"]].sum(axis=1).between(0, float("inf"), inclusive="neither")
     if not fits.all():
         first = table.loc[~fits].iloc[0][list(COLUMNS)].to_dict()
         raise InputError(
-            f"{where}: {int((~fits).sum())} rows are out of range, first {first}; expected finite counts, "
+            f"{where}: {int((~fits).sum())} rows are out of range, first {first}; expected whole numbers, "
             "not both 0, and an accuracy from 0 to 1"
         )
     _check_enough(rows.groupby(["n_real", "n_syn"]).size(), where)
